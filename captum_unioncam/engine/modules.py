@@ -1,0 +1,56 @@
+"""The model behind a forward function: naming its layers, holding its modes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from captum_unioncam.engine.arguments import closest
+
+
+@contextmanager
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Hold a model in evaluation mode and put every module back as it was."""
+    training = [module for module in model.modules() if module.training] if model else []
+    # The flag alone: a model's own train() may do more than set it.
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def model_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
+    """Return the module that `forward_func` is, is a method of, or partially applies."""
+    if isinstance(forward_func, nn.Module):
+        return forward_func
+    owner = getattr(forward_func, "func", getattr(forward_func, "__self__", None))
+    return model_behind(owner) if callable(owner) else None
+
+
+def check_layer(forward_func: Any, layer: Any) -> None:
+    """Raise TypeError unless `forward_func` can be called and `layer` is one module."""
+    if not callable(forward_func):
+        raise TypeError(f"forward_func must be callable, got {type(forward_func).__name__}")
+    if isinstance(layer, nn.Module):
+        return
+    if isinstance(layer, str):
+        model = model_behind(forward_func)
+        names = [name for name, _ in model.named_modules()] if model is not None else []
+        found = f"pass model.get_submodule({layer!r})" if layer in names else ""
+        raise TypeError(
+            f"layer must be a torch.nn.Module, got the name {layer!r}; "
+            + (found or f"pass the module itself{closest(layer, names)}")
+        )
+    raise TypeError(f"layer must be one torch.nn.Module, got {type(layer).__name__}")
+
+
+def describe_layer(forward_func: Callable[..., Any], layer: nn.Module) -> str:
+    """Name a layer for an error message: its dotted name where it is known, and its class."""
+    model = model_behind(forward_func)
+    named = model.named_modules() if model is not None else []
+    name = next((name for name, module in named if module is layer), None)
+    return f"layer {name!r} ({type(layer).__name__})" if name else f"layer {type(layer).__name__}"

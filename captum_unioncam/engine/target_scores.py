@@ -1,0 +1,180 @@
+"""From a network's output to the score of the target: selection, softmax, the user's own."""
+
+import numbers
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_unioncam.engine.captum_compat import TargetType
+
+Score = Literal["probability", "logit"] | Callable[[Tensor], Tensor]
+
+
+def parse_target(target: TargetType, num_examples: int) -> Any:
+    """Check a Captum target before any forward and return it in plain Python.
+
+    Returns:
+        None, an int, a tuple of ints, or a list of one int or tuple of ints per example.
+
+    Raises:
+        TypeError: if `target` is of no kind that Captum knows.
+        ValueError: if a list or tensor does not hold one entry per example.
+    """
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise TypeError(f"target must hold integers, got a tensor of {target.dtype}")
+        if target.dim() > 1 and target.numel() != 1:
+            raise ValueError(
+                f"target must be one class index per example, shape ({num_examples},), "
+                f"got shape {tuple(target.shape)}; for outputs with more dimensions give a "
+                "tuple of indices, or a list with one tuple per example"
+            )
+        # As in Captum, a tensor of one element counts for every example.
+        target = target.tolist() if target.numel() != 1 else int(target.item())
+    if target is None or isinstance(target, numbers.Integral | tuple):
+        return target if target is None else _parse_entry(target)
+    if not isinstance(target, list):
+        raise TypeError(
+            "target must be None, an int, a tuple of ints, a tensor of ints, or a list with "
+            f"one int or tuple per example, got {type(target).__name__}"
+        )
+    if len(target) != num_examples:
+        raise ValueError(
+            f"target has {len(target)} entries for {num_examples} examples; "
+            "give one per example, or a single int for all of them"
+        )
+    entries = [_parse_entry(entry) for entry in target]
+    if len({len(e) if isinstance(e, tuple) else 0 for e in entries}) > 1:
+        raise ValueError("target mixes ints and tuples, or tuples of different lengths")
+    return entries
+
+
+def _parse_entry(entry: Any) -> int | tuple[int, ...]:
+    if isinstance(entry, tuple):
+        return tuple(int(_parse_entry(index)) for index in entry)  # type: ignore[arg-type]
+    if isinstance(entry, bool) or not isinstance(entry, numbers.Integral):
+        raise TypeError(f"a target index must be an int, got {entry!r} ({type(entry).__name__})")
+    return int(entry)
+
+
+def target_index(target: Any, output: Tensor) -> Tensor:
+    """Turn a parsed target into indices of `output`'s dimensions 1, 2, ..., shape (N, k).
+
+    Raises:
+        ValueError: if the target is missing, out of range, or of another depth than `output`.
+    """
+    shape = tuple(output.shape)
+    depth = output.dim() - 1
+    if target is None:
+        if depth and output[0].numel() != 1:
+            raise ValueError(
+                f"target is missing: forward_func returned shape {shape}, so say which of "
+                f"its {output[0].numel()} values per example to explain"
+            )
+        return torch.zeros(len(output), depth, dtype=torch.long, device=output.device)
+    entries = target if isinstance(target, list) else [target] * len(output)
+    rows = [entry if isinstance(entry, tuple) else (entry,) for entry in entries]
+    if len(rows[0]) != depth:
+        raise ValueError(
+            f"target {entries[0]!r} selects {len(rows[0])} dimension(s) after the first, but "
+            f"forward_func returned shape {shape}: give {_depth_hint(depth)}"
+        )
+    for row in rows:
+        for index, size in zip(row, shape[1:], strict=True):
+            if not -size <= index < size:
+                raise ValueError(
+                    f"target index {index} is out of range for an output of shape {shape}: "
+                    f"valid are 0 to {size - 1} (or -{size} to -1)"
+                )
+    sizes = torch.tensor(shape[1:], device=output.device)
+    return torch.tensor(rows, device=output.device) % sizes
+
+
+def _depth_hint(depth: int) -> str:
+    return {0: "target=None", 1: "one int per example"}.get(depth, f"a tuple of {depth} ints")
+
+
+def check_output(output: Any, rows: int) -> Tensor:
+    """Return the network's output if it is one tensor with a row per input row.
+
+    Raises:
+        TypeError: if `output` is not a tensor.
+        ValueError: if its first dimension is not the number of rows.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"forward_func must return one Tensor, got {type(output).__name__}; wrap it in a "
+            "function that returns the tensor to explain"
+        )
+    if output.dim() == 0 or len(output) != rows:
+        raise ValueError(
+            f"forward_func must return one row per example: got shape {tuple(output.shape)} "
+            f"for {rows} rows of input"
+        )
+    return output
+
+
+class TargetScores(NamedTuple):
+    """Reads the target's raw output and its score f_c from any batch of outputs.
+
+    Attributes:
+        score (Score): what f_c is.
+        index (Tensor): the target in each example's output, (N, k).
+        is_probability (Tensor): whether an example's output is a distribution already, (N,).
+    """
+
+    score: Score
+    index: Tensor
+    is_probability: Tensor
+
+    @classmethod
+    def from_output(cls, score: Score, target: Any, output: Tensor) -> "TargetScores":
+        """Fix the target and what the output is, once, on the clean inputs."""
+        index = target_index(target, output)
+        classes = _class_vectors(output.detach(), index)
+        # A tolerance that rounding of the output's own dtype cannot exceed.
+        tolerance = max(torch.finfo(classes.dtype).eps, torch.finfo(output.dtype).eps, 1e-4)
+        distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= tolerance)
+        return cls(score, index, distribution)
+
+    def read(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return raw output and score of the target, both (R,), for rows of the examples.
+
+        Args:
+            output (Tensor): what forward_func returned for R inputs.
+            rows (Tensor): the example that each of them belongs to, (R,).
+        """
+        index = self.index[rows]
+        classes = _class_vectors(output, index)
+        column = index[:, :1] if self.index.shape[1] else index.new_zeros(len(index), 1)
+        raw = classes.gather(1, column)[:, 0]
+        if callable(self.score):
+            return raw, self._own_score(self.score(output), output, index)
+        if self.score == "logit" or classes.shape[1] == 1:
+            return raw, raw
+        probability = classes.softmax(1).gather(1, column)[:, 0]
+        return raw, torch.where(self.is_probability[rows], raw, probability)
+
+    @staticmethod
+    def _own_score(scored: Any, output: Tensor, index: Tensor) -> Tensor:
+        shape = tuple(scored.shape) if isinstance(scored, Tensor) else type(scored).__name__
+        if shape == tuple(output.shape):
+            scored = scored[(torch.arange(len(output), device=output.device), *index.unbind(1))]
+        elif shape != (len(output),):
+            raise ValueError(
+                "a callable score must return a tensor of its input's shape "
+                f"{tuple(output.shape)} or one score per row ({len(output)},), got {shape}"
+            )
+        return scored.to(torch.promote_types(scored.dtype, torch.float32))
+
+
+def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
+    """Return the outputs over the class dimension at each row's target, (R, classes)."""
+    if output.dim() == 1:
+        classes = output[:, None]
+    else:
+        where = torch.arange(len(output), device=output.device)
+        classes = output[(where, slice(None), *index[:, 1:].unbind(1))]
+    return classes.to(torch.promote_types(classes.dtype, torch.float32))

@@ -1,0 +1,376 @@
+"""UnionCAM: denoise, unite, select (Hu, Wang, Lin, Yu, Frontiers in Neurorobotics 2024)."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from captum.attr import GradientAttribution, LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_unioncam.engine import (
+    BaselineType,
+    LayerState,
+    MaskScores,
+    Score,
+    TargetType,
+    check_choice,
+    check_flag,
+    check_percent,
+    measured,
+    percentile,
+)
+
+DenoiseOn = Literal["all", "positive"]
+Alpha = Literal["sum", "count"]
+RegionWeights = Literal["score", "softmax"]
+
+
+class UnionCAMDetails(NamedTuple):
+    """What the three modules of UnionCAM found, per example.
+
+    Maps are at layer resolution, (N, 1, *spatial), and scaled like the returned one: resized
+    linearly to the input they span [0, 1]; a flat map is zero. Scores are f_c(map masks input)
+    minus f_c(baseline), signed.
+
+    Attributes:
+        denoised (Tensor): D, the map of the denoised gradients (AMD).
+        region (Tensor): R, the region map.
+        union (Tensor): DR, both united (AMU).
+        beta_denoised (Tensor): score of D, (N,).
+        beta_region (Tensor): score of R, (N,).
+        beta_union (Tensor): score of DR, (N,).
+        selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
+    """
+
+    denoised: Tensor
+    region: Tensor
+    union: Tensor
+    beta_denoised: Tensor
+    beta_region: Tensor
+    beta_union: Tensor
+    selected_union: Tensor
+
+
+def denoise(
+    A: Tensor, W: Tensor, theta: float = 10.0, denoise_on: DenoiseOn = "all", alpha: Alpha = "sum"
+) -> Tensor:
+    r"""Activation map denoising (AMD), Eqs. 1 to 3 of the paper.
+
+    .. math::
+        W_k &\leftarrow W_k \cdot 1[W_k \ge p(W_k, \theta)] \\
+        L_D &= \mathrm{ReLU}\Big(\sum_k \alpha_k\, \mathrm{ReLU}(W_k) \odot A_k\Big), \qquad
+        \alpha_k = 1 / \sum_{ij} \mathrm{ReLU}(W_k)_{ij}
+
+    Args:
+        A (Tensor): activations, (N, C, *spatial).
+        W (Tensor): gradients of the target's raw output with respect to A, same shape.
+        theta (float, optional): percentile of each channel below which its gradients are
+            dropped. Default: 10.0
+        denoise_on (str, optional): take the percentile over "all" positions or over the
+            "positive" ones. Default: "all"
+        alpha (str, optional): divide by the "sum" of a channel's positive denoised gradients
+            or by their "count". Default: "sum"
+
+    Returns:
+        *Tensor* L_D of shape (N, 1, *spatial), not negative.
+
+    Examples::
+
+        >>> A = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
+        >>> W = torch.tensor([[[-1.0, 1.0, 1.0, 2.0]]])
+        >>> denoise(A, W)
+        tensor([[[0.0000, 0.5000, 0.7500, 2.0000]]])
+    """
+    W = W.where(W >= percentile(W, theta, of_positive=denoise_on == "positive"), 0).relu()
+    spatial = tuple(range(2, W.dim()))
+    divisor = (W if alpha == "sum" else W.gt(0)).sum(spatial, keepdim=True)
+    # Where the divisor is zero so is W, and the channel contributes exactly nothing.
+    return (W / divisor.where(divisor > 0, 1) * A).sum(1, keepdim=True).relu()
+
+
+def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score") -> Tensor:
+    r"""Region map of AMU (section 3.2 of the paper, in prose): Score-CAM's weighted sum.
+
+    .. math::
+        L_R = \mathrm{ReLU}\Big(\sum_k w_k A_k\Big), \qquad w_k = f_c(\mathrm{mask}_k(I_0))
+
+    Args:
+        A (Tensor): activations, (N, C, *spatial).
+        masked (MaskScores): what the inputs masked by each channel earned, (N, C).
+        region_weights (str, optional): w_k is the "score" f_c, or the "softmax" of the target's
+            raw outputs over the live channels, as in Score-CAM's Algorithm 1. Default: "score"
+
+    Returns:
+        *Tensor* L_R of shape (N, 1, *spatial), not negative. Flat channels have weight zero.
+    """
+    if region_weights == "softmax":
+        # An example without a live channel has no maximum to subtract.
+        w = masked.logits.where(masked.live, -torch.inf).softmax(1).nan_to_num(0)
+    else:
+        w = masked.scores
+    w = w.where(masked.live, 0).to(A.dtype).reshape(*A.shape[:2], *[1] * (A.dim() - 2))
+    return (w * A).sum(1, keepdim=True).relu()
+
+
+def unite(D: Tensor, R: Tensor, beta_D: Tensor, beta_R: Tensor) -> Tensor:
+    r"""Activation map union (AMU), Eq. 6: :math:`L_{DR} = ReLU(\beta_D D + \beta_R R)`.
+
+    Args:
+        D (Tensor): scaled denoised map, (N, 1, *spatial).
+        R (Tensor): scaled region map, same shape.
+        beta_D (Tensor): score of D over the baseline (Eq. 4), (N,).
+        beta_R (Tensor): score of R over the baseline (Eq. 5), (N,).
+
+    Returns:
+        *Tensor* L_DR of the maps' shape; zero where neither map beats the baseline.
+    """
+    beta_D, beta_R = (b.to(D.dtype).reshape(-1, *[1] * (D.dim() - 1)) for b in (beta_D, beta_R))
+    # Scaled maps dip below 0 between the input's pixels: two negative weights must not lift that.
+    helps = (beta_D > 0) | (beta_R > 0)
+    return (beta_D * D + beta_R * R).relu().where(helps, 0)
+
+
+def select(
+    D: Tensor, R: Tensor, DR: Tensor, beta_R: Tensor, beta_DR: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Activation map selection (AMS), Eq. 8: L_DR if :math:`\beta_{DR} > \beta_R`, else L_R.
+
+    A flat union is never selected, nor is one that a flat D leaves equal to R, where rounding
+    alone would decide.
+
+    Args:
+        D (Tensor): scaled denoised map, (N, 1, *spatial).
+        R (Tensor): scaled region map, same shape.
+        DR (Tensor): scaled union, same shape.
+        beta_R (Tensor): score of R over the baseline (Eq. 5), (N,).
+        beta_DR (Tensor): score of DR over the baseline (Eq. 7), (N,).
+
+    Returns:
+        *tuple* of the selected map, (N, 1, *spatial), and whether it is the union, (N,) bool.
+    """
+    adds_something = (D != 0).flatten(1).any(1) & (DR != 0).flatten(1).any(1)
+    selected = (beta_DR > beta_R) & adds_something
+    return DR.where(selected.reshape(-1, *[1] * (DR.dim() - 1)), R), selected
+
+
+class LayerUnionCAM(LayerAttribution, GradientAttribution):
+    r"""UnionCAM: a class activation map from denoised gradients united with a region map.
+
+    Three modules, in the paper's order (:math:`I_0` the input, :math:`I_b` the baseline,
+    :math:`f_c` the target's score, A the layer's activations, W their gradients):
+
+    1. AMD drops each channel's gradients below their percentile :math:`\theta` and sums
+       :math:`D = \mathrm{ReLU}(\sum_k \alpha_k \mathrm{ReLU}(W_k) \odot A_k)`.
+    2. AMU adds the region map :math:`R = \mathrm{ReLU}(\sum_k f_c(A_k \circ I_0) A_k)`, one
+       masked forward per channel, and unites
+       :math:`DR = \mathrm{ReLU}(\beta_D D + \beta_R R)` with
+       :math:`\beta_M = f_c(M \circ I_0) - f_c(I_b)`.
+    3. AMS returns DR if :math:`\beta_{DR} > \beta_R`, else R.
+
+    Each map is min-max scaled so that, resized linearly to the input, it spans [0, 1]. The
+    returned map resized so is exactly the mask whose score was measured.
+
+    The score is the softmax probability of the target; an output that holds probabilities
+    already is taken as it is, and so is an output of one value per example. Gradients are those
+    of the raw output. Deviations from the paper's text, which leaves these points open: maps
+    are min-max scaled before they mask; masking is
+    :math:`I_b + M (I_0 - I_b)`, the paper's product when the baseline is the black image (see
+    :func:`captum_unioncam.black_baseline`); a flat union is never selected.
+
+    Cost: one forward with backward, then one masked forward per distinct live channel, and four
+    more for :math:`I_b`, D, R and DR.
+
+    Source: Hu, Wang, Lin, Yu: UnionCAM: enhancing CNN interpretability through denoising,
+    weighted fusion, and selective high-quality class activation mapping. Frontiers in
+    Neurorobotics, 2024. https://doi.org/10.3389/fnbot.2024.1490198
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        r"""
+        Args:
+
+            forward_func (Callable or torch.nn.Module): the model, or any function of it that
+                returns one row of scores per example.
+            layer (torch.nn.Module): layer whose activations make the map, usually the last
+                convolutional one; :func:`captum_unioncam.suggest_layer` names it.
+            device_ids (list[int], optional): order of the devices, needed only if forward_func
+                applies a DataParallel model without being one. Default: None
+        """
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        GradientAttribution.__init__(self, forward_func)
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        baselines: BaselineType = None,
+        theta: float = 10.0,
+        denoise_on: DenoiseOn = "all",
+        alpha: Alpha = "sum",
+        score: Score = "probability",
+        region_weights: RegionWeights = "score",
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        return_details: bool = False,
+    ) -> Any:
+        r"""
+        Args:
+
+            inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
+                Floating point inputs of the layer's rank are masked, the others pass as they are.
+            target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
+                method: one index for all examples, or one per example; tuples for outputs of
+                more than two dimensions; None if there is one value per example.
+                Default: None
+            additional_forward_args (Any, optional): further arguments of forward_func. Tensors
+                with one row per example follow their example, the rest is passed as it is.
+                Default: None
+            attribute_to_layer_input (bool, optional): use the layer's input instead of its
+                output. Default: False
+            relu_attributions (bool, optional): clip the returned map at zero. It is nowhere
+                negative after resizing; between the input's pixels it can dip slightly below.
+                Default: False
+            grad_kwargs (dict[str, Any], optional): passed to ``torch.autograd.grad``.
+                Default: None
+            baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
+                per input: a number, or a tensor that broadcasts to the input. 0 is the mean
+                colour for inputs normalised by mean and standard deviation; for the paper's
+                black image pass ``black_baseline(mean, std, inputs)``. Default: 0
+            theta (float, optional): percentile in [0, 100] below which AMD drops gradients.
+                Default: 10.0
+            denoise_on (str, optional): percentile over "all" positions of a channel, or over
+                its "positive" gradients, where it removes something at any theta. Default: "all"
+            alpha (str, optional): AMD divides a channel by the "sum" of its positive denoised
+                gradients, or by their "count". Default: "sum"
+            score (str or Callable, optional): f_c: "probability", "logit", or a function of the
+                raw output that returns a tensor of its shape (the target is then selected from
+                it, e.g. ``torch.sigmoid`` for multi-label models) or one score per row.
+                Default: "probability"
+            region_weights (str, optional): a channel's weight in the region map: the "score" of
+                its masked input, or the "softmax" of the raw outputs over the live channels.
+                Default: "score"
+            perturbations_per_eval (int, optional): at most this many times N rows in a forward;
+                None fits the rows to device and input size. Does not change the result.
+                Default: None
+            show_progress (bool, optional): show a progress bar on stderr. Default: False
+            return_details (bool, optional): also return what each module found.
+                Default: False
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]* of **attributions**, or a tuple
+            (**attributions**, **details**) with ``return_details=True``:
+
+            - **attributions** (*Tensor* or *tuple[Tensor, ...]*):
+                maps of shape (N, 1, *spatial of the layer), in the layer's dtype, detached; a
+                tuple only if the layer gives several tensors.
+            - **details** (*UnionCAMDetails* or *tuple[UnionCAMDetails, ...]*):
+                maps and scores of the three modules.
+
+        Raises:
+            TypeError: if an argument is of the wrong kind.
+            ValueError: if an argument is out of range or of the wrong shape, the layer is not
+                reached, has no spatial dimensions or no input of its rank, or if inputs,
+                activations, gradients or scores are not finite.
+
+        Examples::
+
+            >>> import torch
+            >>> from torch import nn
+            >>> from captum.attr import LayerAttribution
+            >>> from captum_unioncam import LayerUnionCAM
+            >>> net = nn.Sequential(
+            ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+            ...     nn.Flatten(), nn.Linear(8 * 8 * 8, 10),
+            ... ).eval()
+            >>> union_cam = LayerUnionCAM(net, net[2])
+            >>> images = torch.rand(2, 3, 32, 32)
+            >>> # The layer's output is 2x8x8x8, so the maps are 2x1x8x8.
+            >>> attr, details = union_cam.attribute(images, target=3, return_details=True)
+            >>> attr.shape, details.selected_union.shape
+            (torch.Size([2, 1, 8, 8]), torch.Size([2]))
+            >>> upsampled = LayerAttribution.interpolate(attr, (32, 32), "bilinear")
+            >>> upsampled.shape
+            torch.Size([2, 1, 32, 32])
+        """
+        theta = check_percent("theta", theta)
+        check_choice("denoise_on", denoise_on, ("all", "positive"))
+        check_choice("alpha", alpha, ("sum", "count"))
+        check_choice("region_weights", region_weights, ("score", "softmax"))
+        for name, flag in [("relu_attributions", relu_attributions),
+                           ("show_progress", show_progress),
+                           ("return_details", return_details)]:  # fmt: skip
+            check_flag(name, flag)
+
+        with measured(
+            self.forward_func,
+            self.layer,
+            inputs,
+            target,
+            additional_forward_args,
+            device_ids=self.device_ids,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+            baselines=baselines,
+            score=score,
+            perturbations_per_eval=perturbations_per_eval,
+        ) as states:
+            description = f"{self.get_name()} attribution" if show_progress else None
+            results = [
+                _union_cam(state, theta, denoise_on, alpha, region_weights, description)
+                for state in states
+            ]
+        maps = tuple(L.relu() if relu_attributions else L for L, _ in results)
+        blank = {row for L in maps for row in (L == 0).flatten(1).all(1).nonzero()[:, 0].tolist()}
+        if blank:
+            warnings.warn(
+                f"UnionCAM is blank for example(s) {sorted(blank)}: no channel of the layer "
+                "varies over space, or none of them has weight and positive activation",
+                UserWarning,
+                stacklevel=3,
+            )
+        details = tuple(detail for _, detail in results)
+        if len(results) == 1:
+            return (maps[0], details[0]) if return_details else maps[0]
+        return (maps, details) if return_details else maps
+
+    def attribute_future(self) -> None:
+        """Not available: masked forwards run one after the other."""
+        raise NotImplementedError("attribute_future is not implemented for UnionCAM")
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the method's name as progress bars and tables show it."""
+        return "UnionCAM"
+
+
+def _union_cam(
+    state: LayerState,
+    theta: float,
+    denoise_on: DenoiseOn,
+    alpha: Alpha,
+    region_weights: RegionWeights,
+    description: str | None,
+) -> tuple[Tensor, UnionCAMDetails]:
+    """Run the three modules on one measured layer tensor."""
+    A, W, scorer = state.activations, state.gradients, state.scorer
+    D = scorer.span(denoise(A, W, theta, denoise_on, alpha))
+    R = scorer.span(region(A, scorer.score(A, description), region_weights))
+    beta_D, beta_R = scorer.betas(torch.cat([D, R], dim=1)).unbind(1)
+    DR = scorer.span(unite(D, R, beta_D, beta_R))
+    beta_DR = scorer.betas(DR)[:, 0]
+    L, selected = select(D, R, DR, beta_R, beta_DR)
+    maps = [M.to(state.dtype) for M in (L, D, R, DR)]
+    return maps[0], UnionCAMDetails(*maps[1:], beta_D, beta_R, beta_DR, selected)
