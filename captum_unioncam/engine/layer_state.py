@@ -15,7 +15,13 @@ from captum_unioncam.engine.captum_compat import (
     compute_layer_gradients_and_eval,
 )
 from captum_unioncam.engine.mask_scoring import MaskScorer
-from captum_unioncam.engine.modules import check_layer, describe_layer, evaluating, model_behind
+from captum_unioncam.engine.modules import (
+    check_layer,
+    describe_layer,
+    evaluating,
+    in_training,
+    model_behind,
+)
 from captum_unioncam.engine.target_scores import (
     Score,
     TargetScores,
@@ -79,11 +85,10 @@ def measured(
     _warn_of_training_mode(model, layer)
     # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        gradients, activations, output = clean_pass(
-            forward_func, layer, parsed, parsed_target, extra,
+        gradients, activations, read = clean_pass(
+            forward_func, layer, parsed, parsed_target, score, extra,
             device_ids, attribute_to_layer_input, grad_kwargs,
         )  # fmt: skip
-        read = TargetScores.from_output(score, parsed_target, output)
         states = []
         for A, W in zip(activations, gradients, strict=True):
             _check_layer_tensor(A, W, num_examples, describe_layer(forward_func, layer))
@@ -106,27 +111,27 @@ def clean_pass(
     layer: nn.Module,
     inputs: tuple[Tensor, ...],
     target: Any,
+    score: Score,
     extra: tuple[Any, ...],
     device_ids: list[int] | None,
     attribute_to_layer_input: bool,
     grad_kwargs: dict[str, Any] | None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-    """Run forward and backward once; return gradients, activations and output, detached.
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], TargetScores]:
+    """Run forward and backward once; return gradients, activations and how to read scores.
 
     Raises:
         ValueError: if the layer is never reached, or does not reach the output.
         TypeError: if the layer or the network gives something other than tensors.
     """
-    outputs: list[Tensor] = []
+    reader: list[TargetScores] = []
     seen: list[Any] = []
     name = describe_layer(forward_func, layer)
 
-    def recording_forward(*args: Any) -> Tensor:
+    def target_output(*args: Any) -> Tensor:
+        # Selecting here lets a wrong target be named before Captum's assertions see it.
         output = check_output(forward_func(*args), len(inputs[0]))
-        outputs.append(output.detach())
-        # Captum would fail on a wrong target too, with an assertion that names no remedy.
-        TargetScores.from_output("logit", target, output)
-        return output
+        reader.append(TargetScores.from_output(score, target, output))
+        return reader[-1].raw(output, torch.arange(len(output), device=output.device))
 
     def look(module: nn.Module, args: Any, result: Any = None) -> None:
         value = args if attribute_to_layer_input else result
@@ -144,10 +149,10 @@ def clean_pass(
     try:
         # Copies keep in-place first layers, and gradient flags that Captum sets, off the user's.
         gradients, activations = compute_layer_gradients_and_eval(
-            recording_forward,
+            target_output,
             layer,
             tuple(x.detach().clone() for x in inputs),
-            target,
+            None,
             tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in extra),
             device_ids=device_ids or getattr(forward_func, "device_ids", None),
             attribute_to_layer_input=attribute_to_layer_input,
@@ -172,7 +177,7 @@ def clean_pass(
     finally:
         handle.remove()
     detached = tuple(g.detach() for g in gradients), tuple(a.detach() for a in activations)
-    return *detached, outputs[-1]
+    return *detached, reader[-1]
 
 
 def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> None:
@@ -195,7 +200,7 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
 def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module) -> None:
     # Hundreds of forwards in training mode would move batch-norm statistics and draw dropout
     # noise, so that scores would depend on what else is in the chunk.
-    if any(module.training for module in (model or layer).modules()):
+    if in_training(layer if model is None else model):
         remedy = (
             "forward_func hides the model, so call model.eval() first: scores of masked inputs "
             "are unreliable"

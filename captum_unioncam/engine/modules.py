@@ -9,10 +9,15 @@ from torch import nn
 from captum_unioncam.engine.arguments import closest
 
 
+def in_training(model: nn.Module) -> list[nn.Module]:
+    """Return the modules in training mode; DataParallel around a model in evaluation is none."""
+    return [m for m in model.modules() if m.training and not isinstance(m, nn.DataParallel)]
+
+
 @contextmanager
 def evaluating(model: nn.Module | None) -> Iterator[None]:
     """Hold a model in evaluation mode and put every module back as it was."""
-    training = [module for module in model.modules() if module.training] if model else []
+    training = in_training(model) if model is not None else []
     # The flag alone: a model's own train() may do more than set it.
     for module in training:
         module.training = False

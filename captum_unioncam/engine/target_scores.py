@@ -139,22 +139,25 @@ class TargetScores(NamedTuple):
         distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= tolerance)
         return cls(score, index, distribution)
 
-    def read(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return raw output and score of the target, both (R,), for rows of the examples.
+    def raw(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return the target's raw output, (R,), in float32 or better; differentiable.
 
         Args:
             output (Tensor): what forward_func returned for R inputs.
             rows (Tensor): the example that each of them belongs to, (R,).
         """
         index = self.index[rows]
-        classes = _class_vectors(output, index)
-        column = index[:, :1] if self.index.shape[1] else index.new_zeros(len(index), 1)
-        raw = classes.gather(1, column)[:, 0]
+        return _class_vectors(output, index).gather(1, _class_column(index))[:, 0]
+
+    def read(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return raw output and score of the target, both (R,); arguments are those of `raw`."""
+        raw, index = self.raw(output, rows), self.index[rows]
         if callable(self.score):
             return raw, self._own_score(self.score(output), output, index)
+        classes = _class_vectors(output, index)
         if self.score == "logit" or classes.shape[1] == 1:
             return raw, raw
-        probability = classes.softmax(1).gather(1, column)[:, 0]
+        probability = classes.softmax(1).gather(1, _class_column(index))[:, 0]
         return raw, torch.where(self.is_probability[rows], raw, probability)
 
     @staticmethod
@@ -178,3 +181,8 @@ def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
         where = torch.arange(len(output), device=output.device)
         classes = output[(where, slice(None), *index[:, 1:].unbind(1))]
     return classes.to(torch.promote_types(classes.dtype, torch.float32))
+
+
+def _class_column(index: Tensor) -> Tensor:
+    """Return each row's target within its class vector, (R, 1)."""
+    return index[:, :1] if index.shape[1] else index.new_zeros(len(index), 1)
