@@ -1,0 +1,92 @@
+"""How many rows are forwarded, and what is shared."""
+
+import torch
+from torch import nn
+
+from captum_unioncam import LayerUnionCAM
+from captum_unioncam.engine.maps import distinct, unit_range
+from tests.networks import NETWORKS, TARGETS, images, seeded
+
+
+def counting(net, rows):
+    return lambda *inputs: rows.append(len(inputs[0])) or net(*inputs)
+
+
+def test_live_distinct_masks_and_five():
+    # The clean inputs, the baseline, D, R and DR; a flat map costs nothing.
+    extra = {network: _forwards_beside_the_masks(network) for network in NETWORKS}
+    assert all(beside == 2 + shown for beside, shown in extra.values())
+    assert max(beside for beside, _ in extra.values()) == 5
+
+
+def _forwards_beside_the_masks(network):
+    net, layer, x = NETWORKS[network]()
+    x = x[:1]
+    rows, kept = [], []
+    handle = layer.register_forward_hook(lambda m, i, o: kept.append(o))
+    net(x)
+    handle.remove()
+    method = LayerUnionCAM(counting(net, rows), layer)
+    _, details = method.attribute(x, TARGETS[network], return_details=True)
+    masks = len(distinct(unit_range(kept[0])).rows)
+    return sum(rows) - masks, sum(bool(m.any()) for m in details[:3])
+
+
+def test_dead_and_equal_channels_are_never_forwarded():
+    net = seeded(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)))
+    with torch.no_grad():
+        net[0].weight[:3], net[0].bias[:3] = 0, -1  # dead
+        net[0].weight[4], net[0].bias[4] = 4 * net[0].weight[3], 4 * net[0].bias[3]
+        net[0].bias[3:].abs_()
+    rows = []
+    attr = LayerUnionCAM(counting(net, rows), net[1]).attribute(images(1, 3, 8, 8), 1)
+    assert sum(rows) <= 4 + 5
+    assert attr.any()
+
+
+def test_probabilities_are_not_softmaxed_twice():
+    net, layer, x = NETWORKS["vgg_like"]()
+    ends_in_softmax = nn.Sequential(*net, nn.Softmax(1)).eval()
+    _, logits = LayerUnionCAM(net, layer).attribute(x, 1, return_details=True)
+    _, given = LayerUnionCAM(ends_in_softmax, layer).attribute(x, 1, return_details=True)
+    torch.testing.assert_close(given.beta_region, logits.beta_region, atol=1e-12, rtol=0)
+    half = [
+        LayerUnionCAM(m.bfloat16(), layer).attribute(x.bfloat16(), 1, return_details=True)[1]
+        for m in (net, ends_in_softmax)
+    ]
+    torch.testing.assert_close(half[0].beta_region, half[1].beta_region, atol=0.02, rtol=0)
+
+
+def test_callable_scores():
+    net, layer, x = NETWORKS["vgg_like"]()
+    method = LayerUnionCAM(net, layer)
+    of_shape = method.attribute(x, 1, score=torch.sigmoid)
+    of_rows = method.attribute(x, 1, score=lambda out: out[:, 1].sigmoid())
+    torch.testing.assert_close(of_shape, of_rows)
+    named = method.attribute(x, 1, score="logit")
+    torch.testing.assert_close(method.attribute(x, 1, score=lambda out: out), named)
+
+
+def test_progress_on_request_only(capsys):
+    net, layer, x = NETWORKS["vgg_like"]()
+    LayerUnionCAM(net, layer).attribute(x, 1)
+    assert capsys.readouterr() == ("", "")
+    LayerUnionCAM(net, layer).attribute(x, 1, show_progress=True)
+    shown = capsys.readouterr()
+    assert "UnionCAM attribution: 100%" in shown.err
+    assert shown.out == ""
+
+
+def test_nothing_is_kept_after_the_call():
+    import gc
+
+    net, layer, x = NETWORKS["vgg_like"]()
+    method = LayerUnionCAM(net, layer)
+    attr = method.attribute(x, 1)
+    gc.collect()
+    before = sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+    for _ in range(3):
+        attr = method.attribute(x, 1)
+    gc.collect()
+    assert sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()) == before
+    assert attr.grad_fn is None
