@@ -25,6 +25,7 @@ class SuggestedLayer(NamedTuple):
         name (str): its dotted name in the model, as ``model.get_submodule`` takes it.
         layer (nn.Module): the layer itself.
         why (str): what it was chosen for, in a sentence.
+
     """
 
     name: str
@@ -70,6 +71,7 @@ def suggest_layer(
         >>> found = suggest_layer(net, torch.zeros(1, 3, 32, 32))
         >>> found.name, found.why
         ('1', 'last spatial output on the way to the head: ReLU giving 8 channels of 30 x 30')
+
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -184,7 +186,9 @@ def _reaching(output: Any, maps: list[Tensor]) -> list[bool]:
 def _score_maps(output: Any, calls: list[_Call]) -> set[int]:
     """Return the maps with a channel per class that no linear layer follows: the head's own."""
     classes = {t.shape[1] for t in _tensors(output) if t.dim() > 1}
-    last_linear = max((i for i, c in enumerate(calls) if isinstance(c.module, nn.Linear)), default=-1)
+    last_linear = max(
+        (i for i, c in enumerate(calls) if isinstance(c.module, nn.Linear)), default=-1
+    )
     return {
         id(call.output)
         for i, call in enumerate(calls)

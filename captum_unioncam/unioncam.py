@@ -42,6 +42,7 @@ class UnionCAMDetails(NamedTuple):
         beta_region (Tensor): score of R, (N,).
         beta_union (Tensor): score of DR, (N,).
         selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
+
     """
 
     denoised: Tensor
@@ -82,8 +83,9 @@ def denoise(
         >>> W = torch.tensor([[[-1.0, 1.0, 1.0, 2.0]]])
         >>> denoise(A, W)
         tensor([[[0.0000, 0.5000, 0.7500, 2.0000]]])
+
     """
-    W = W.where(W >= percentile(W, theta, of_positive=denoise_on == "positive"), 0).relu()
+    W = W.where(percentile(W, theta, of_positive=denoise_on == "positive") <= W, 0).relu()
     spatial = tuple(range(2, W.dim()))
     divisor = (W if alpha == "sum" else W.gt(0)).sum(spatial, keepdim=True)
     # Where the divisor is zero so is W, and the channel contributes exactly nothing.
@@ -104,6 +106,7 @@ def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score
 
     Returns:
         *Tensor* L_R of shape (N, 1, *spatial), not negative. Flat channels have weight zero.
+
     """
     if region_weights == "softmax":
         # An example without a live channel has no maximum to subtract.
@@ -125,6 +128,7 @@ def unite(D: Tensor, R: Tensor, beta_D: Tensor, beta_R: Tensor) -> Tensor:
 
     Returns:
         *Tensor* L_DR of the maps' shape; zero where neither map beats the baseline.
+
     """
     beta_D, beta_R = (b.to(D.dtype).reshape(-1, *[1] * (D.dim() - 1)) for b in (beta_D, beta_R))
     # Scaled maps dip below 0 between the input's pixels: two negative weights must not lift that.
@@ -149,6 +153,7 @@ def select(
 
     Returns:
         *tuple* of the selected map, (N, 1, *spatial), and whether it is the union, (N,) bool.
+
     """
     adds_something = (D != 0).flatten(1).any(1) & (DR != 0).flatten(1).any(1)
     selected = (beta_DR > beta_R) & adds_something
@@ -193,15 +198,16 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
         layer: nn.Module,
         device_ids: list[int] | None = None,
     ) -> None:
-        r"""
-        Args:
+        r"""Name the model and the layer; nothing is registered or computed yet.
 
+        Args:
             forward_func (Callable or torch.nn.Module): the model, or any function of it that
                 returns one row of scores per example.
             layer (torch.nn.Module): layer whose activations make the map, usually the last
                 convolutional one; :func:`captum_unioncam.suggest_layer` names it.
             device_ids (list[int], optional): order of the devices, needed only if forward_func
                 applies a DataParallel model without being one. Default: None
+
         """
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
@@ -226,9 +232,9 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
         show_progress: bool = False,
         return_details: bool = False,
     ) -> Any:
-        r"""
-        Args:
+        r"""Compute UnionCAM's map of the layer for the target.
 
+        Args:
             inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
                 Floating point inputs of the layer's rank are masked, the others pass as they are.
             target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
@@ -304,6 +310,7 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
             >>> upsampled = LayerAttribution.interpolate(attr, (32, 32), "bilinear")
             >>> upsampled.shape
             torch.Size([2, 1, 32, 32])
+
         """
         theta = check_percent("theta", theta)
         check_choice("denoise_on", denoise_on, ("all", "positive"))
@@ -372,5 +379,5 @@ def _union_cam(
     DR = scorer.span(unite(D, R, beta_D, beta_R))
     beta_DR = scorer.betas(DR)[:, 0]
     L, selected = select(D, R, DR, beta_R, beta_DR)
-    maps = [M.to(state.dtype) for M in (L, D, R, DR)]
-    return maps[0], UnionCAMDetails(*maps[1:], beta_D, beta_R, beta_DR, selected)
+    L, D, R, DR = (M.to(state.dtype) for M in (L, D, R, DR))
+    return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected)

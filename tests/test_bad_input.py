@@ -25,7 +25,11 @@ BEFORE_ANY_FORWARD = [
     ({"theta": NAN}, ValueError, "theta must be from 0 to 100"),
     ({"theta": "10"}, TypeError, "theta must be a number from 0 to 100, got str"),
     ({"theta": True}, TypeError, "theta must be a number"),
-    ({"alpha": "summ"}, ValueError, "alpha must be one of 'sum', 'count', got 'summ'; closest: 'sum'"),
+    (
+        {"alpha": "summ"},
+        ValueError,
+        "alpha must be one of 'sum', 'count', got 'summ'; closest: 'sum'",
+    ),
     ({"alpha": 1}, ValueError, "alpha must be one of"),
     ({"denoise_on": "abs"}, ValueError, "denoise_on must be one of 'all', 'positive'"),
     ({"score": "prob"}, ValueError, "score must be one of.*closest: 'probability'"),
@@ -49,7 +53,11 @@ BEFORE_ANY_FORWARD = [
     ({"target": [1, "cat"]}, TypeError, "target index must be an int, got 'cat'"),
     ({"target": [1, (1,)]}, ValueError, "mixes ints and tuples"),
     ({"target": torch.tensor([1, 2, 3])}, ValueError, "3 entries for 2 examples"),
-    ({"target": torch.tensor([[1], [2]])}, ValueError, r"one class index per example, shape \(2,\)"),
+    (
+        {"target": torch.tensor([[1], [2]])},
+        ValueError,
+        r"one class index per example, shape \(2,\)",
+    ),
     ({"target": torch.tensor([1.0, 2.0])}, TypeError, "target must hold integers"),
     ({"target": np.array([1, 2])}, TypeError, "target must be None.*got ndarray"),
     ({"baselines": torch.zeros(3, 1, 1)}, ValueError, r"does not fit.*baselines.unsqueeze\(0\)"),
@@ -60,12 +68,18 @@ BEFORE_ANY_FORWARD = [
     ({"baselines": NAN}, ValueError, "baseline holds NaN"),
     ({"baselines": torch.full((1, 3, 1, 1), NAN)}, ValueError, "baseline holds NaN"),
     ({"layer": "features.29"}, TypeError, "got the name 'features.29'"),
-    ({"layer": "4", "forward": NETWORKS["vgg_like"]()[0]}, TypeError, r"model.get_submodule\('4'\)"),
+    (
+        {"layer": "4", "forward": NETWORKS["vgg_like"]()[0]},
+        TypeError,
+        r"model.get_submodule\('4'\)",
+    ),
     ({"layer": [nn.ReLU()]}, TypeError, "one torch.nn.Module, got list"),
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "match"), BEFORE_ANY_FORWARD, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(
+    ("options", "error", "match"), BEFORE_ANY_FORWARD, ids=lambda v: str(v)[:60]
+)
 def test_said_before_any_forward(options, error, match):
     calls = []
     net, layer, _ = NETWORKS["vgg_like"]()
@@ -79,7 +93,11 @@ def test_said_before_any_forward(options, error, match):
 
 AFTER_THE_CLEAN_FORWARD = [
     ({"target": None}, ValueError, r"target is missing: forward_func returned shape \(2, 5\)"),
-    ({"target": 5}, ValueError, r"index 5 is out of range.*\(2, 5\): valid are 0 to 4 \(or -5 to -1\)"),
+    (
+        {"target": 5},
+        ValueError,
+        r"index 5 is out of range.*\(2, 5\): valid are 0 to 4 \(or -5 to -1\)",
+    ),
     ({"target": -6}, ValueError, "index -6 is out of range"),
     ({"target": [0, 7]}, ValueError, "index 7 is out of range"),
     ({"target": (1, 2)}, ValueError, "selects 2 dimension.*give one int per example"),
@@ -88,22 +106,24 @@ AFTER_THE_CLEAN_FORWARD = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "match"), AFTER_THE_CLEAN_FORWARD, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(
+    ("options", "error", "match"), AFTER_THE_CLEAN_FORWARD, ids=lambda v: str(v)[:60]
+)
 def test_said_after_the_clean_forward(options, error, match):
     calls = []
     net, layer, inputs = NETWORKS[options.get("network", "vgg_like")]()
     net.register_forward_hook(lambda *a: calls.append(1))
     with pytest.raises(error, match=match):
-        LayerUnionCAM(net, options.get("layer", layer)).attribute(
-            inputs, options.get("target", 1)
-        )
+        LayerUnionCAM(net, options.get("layer", layer)).attribute(inputs, options.get("target", 1))
     assert len(calls) == 1
     assert not any(module._forward_hooks for module in net.children())
 
 
 def test_layer_without_spatial_dimensions():
     net, _, inputs = NETWORKS["vgg_like"]()
-    with pytest.raises(ValueError, match=r"layer '7' \(Linear\) gives shape \(2, 5\).*suggest_layer"):
+    with pytest.raises(
+        ValueError, match=r"layer '7' \(Linear\) gives shape \(2, 5\).*suggest_layer"
+    ):
         LayerUnionCAM(net, net[7]).attribute(inputs, 1)
 
 
@@ -119,7 +139,7 @@ def test_layer_that_does_not_reach_the_output():
             return self.net(x)
 
     net = Beside().eval()
-    with pytest.raises(ValueError, match="does not depend on layer 'aside'.*materialize_grads"):
+    with pytest.raises(ValueError, match=r"does not depend on layer 'aside'.*materialize_grads"):
         LayerUnionCAM(net, net.aside).attribute(x, 1)
     # With gradients taken as zero, D is flat and the region map remains.
     attr, details = LayerUnionCAM(net, net.aside).attribute(
@@ -137,7 +157,7 @@ def test_layer_that_runs_without_gradients():
         with torch.no_grad():
             return net(i)
 
-    with pytest.raises(ValueError, match="does not depend on layer MaxPool2d|layer ReLU"):
+    with pytest.raises(ValueError, match=r"does not depend on layer MaxPool2d|layer ReLU"):
         LayerUnionCAM(forward, layer).attribute(inputs, 1)
 
 
@@ -178,7 +198,9 @@ def test_no_input_of_the_layers_rank():
 
     net = Net().eval()
     tokens = torch.zeros(2, 7, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"no input can be masked.*\(2, 3, 5\).*\(2, 7\) torch.int64"):
+    with pytest.raises(
+        ValueError, match=r"no input can be masked.*\(2, 3, 5\).*\(2, 7\) torch.int64"
+    ):
         LayerUnionCAM(net, net.conv).attribute(tokens, 1)
 
 
@@ -221,7 +243,9 @@ def test_blank_maps_are_said():
     net, _, inputs = of_rank(2)
     with torch.no_grad():
         net[0].bias.fill_(-100.0)
-    with pytest.warns(UserWarning, match=r"UnionCAM is blank for example\(s\) \[0, 1, 2\]") as caught:
+    with pytest.warns(
+        UserWarning, match=r"UnionCAM is blank for example\(s\) \[0, 1, 2\]"
+    ) as caught:
         attr = LayerUnionCAM(net, net[1]).attribute(inputs, 1)
     assert caught[0].filename == __file__
     assert not attr.any()
@@ -237,7 +261,7 @@ def test_black_baseline():
 def test_suggest_layer():
     with pytest.raises(TypeError, match="got function"):
         suggest_layer(lambda x: x)
-    with pytest.raises(ValueError, match="no 2-D convolution.*pass an example"):
+    with pytest.raises(ValueError, match=r"no 2-D convolution.*pass an example"):
         suggest_layer(nn.Linear(3, 3))
     with pytest.raises(ValueError, match=r"does not run on zeros of shape \(1, 3, 224, 224\)"):
         suggest_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3, 3)))

@@ -102,7 +102,9 @@ def test_sensitivity_max(setting, samples, count):
     torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["heat_map", "blended_heat_map", "masked_image", "alpha_scaling"])
+@pytest.mark.parametrize(
+    "method", ["heat_map", "blended_heat_map", "masked_image", "alpha_scaling"]
+)
 def test_visualize_image_attr(setting, method):
     net, layer, x = setting
     attr = LayerUnionCAM(net, layer).attribute(x, 1)
@@ -119,7 +121,7 @@ def test_visualize_image_attr_multiple(setting):
     net, layer, x = setting
     attr = LayerUnionCAM(net, layer).attribute(x, 1)
     upsampled = LayerAttribution.interpolate(attr, x.shape[2:], "bilinear")
-    figure, axes = viz.visualize_image_attr_multiple(
+    _, axes = viz.visualize_image_attr_multiple(
         np.transpose(upsampled[0].numpy(), (1, 2, 0)),
         np.transpose(x[0].numpy(), (1, 2, 0)),
         ["original_image", "heat_map"],

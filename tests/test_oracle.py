@@ -16,9 +16,7 @@ FIELDS = ["denoised", "region", "union", "beta_denoised", "beta_region", "beta_u
 
 
 def compare(net, layer, x, target, **options):
-    attr, details = LayerUnionCAM(net, layer).attribute(
-        x, target, return_details=True, **options
-    )
+    attr, details = LayerUnionCAM(net, layer).attribute(x, target, return_details=True, **options)
     options["baseline"] = options.pop("baselines", 0.0)
     for i in range(len(x)):
         expected = union_cam(net, layer, x[i : i + 1], target, **options)
@@ -33,7 +31,9 @@ def compare(net, layer, x, target, **options):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("theta", [0, 10, 60, 100])
-@pytest.mark.parametrize(("denoise_on", "alpha"), list(itertools.product(["all", "positive"], ["sum", "count"])))
+@pytest.mark.parametrize(
+    ("denoise_on", "alpha"), list(itertools.product(["all", "positive"], ["sum", "count"]))
+)
 def test_denoising(network, theta, denoise_on, alpha):
     net, layer, x = NETWORKS[network]()
     compare(net, layer, x, TARGETS[network], theta=theta, denoise_on=denoise_on, alpha=alpha)

@@ -132,7 +132,9 @@ def test_a_constant_network_selects_the_region():
             return maps.flatten(1)[:, :2] * 0 + torch.tensor([2.0, 1.0])
 
     net = Constant().eval()
-    attr, details = LayerUnionCAM(net, net.conv).attribute(torch.rand(2, 3, 8, 8), 0, return_details=True)
+    attr, details = LayerUnionCAM(net, net.conv).attribute(
+        torch.rand(2, 3, 8, 8), 0, return_details=True
+    )
     assert not details.selected_union.any()
     assert not torch.cat(details[3:6]).any()
     assert torch.equal(attr, details.region)

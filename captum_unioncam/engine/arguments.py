@@ -22,7 +22,9 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         hint = closest(value, choices) if isinstance(value, str) else ""
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}"
+        )
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -37,10 +39,11 @@ def check_percent(name: str, value: Any) -> float:
     Raises:
         TypeError: if it is not a number.
         ValueError: if it is outside [0, 100].
+
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number from 0 to 100, got {type(value).__name__}")
-    if not 0 <= value <= 100:
+    if not 0 <= float(value) <= 100:
         raise ValueError(f"{name} must be from 0 to 100, got {value}")
     return float(value)
 
@@ -63,6 +66,7 @@ def parse_inputs(inputs: Any) -> tuple[Tensor, ...]:
     Raises:
         TypeError: if `inputs` is not a tensor or a tuple of tensors.
         ValueError: if there is no example, or the inputs disagree on how many there are.
+
     """
     parsed = inputs if isinstance(inputs, tuple) else (inputs,)
     for position, value in enumerate(parsed):
@@ -101,6 +105,7 @@ def maskable(inputs: tuple[Tensor, ...], layer_output: Tensor) -> tuple[bool, ..
 
     Raises:
         ValueError: if there is none.
+
     """
     fits = tuple(x.is_floating_point() and x.dim() == layer_output.dim() for x in inputs)
     if not any(fits):
@@ -120,6 +125,7 @@ def parse_baselines(
     Raises:
         TypeError: if a baseline is neither a number nor a tensor.
         ValueError: if there is not one per input, or a shape does not fit.
+
     """
     if baselines is None:
         return (0,) * len(inputs)
@@ -147,9 +153,7 @@ def _check_baseline(baseline: Any, x: Tensor) -> None:
             )
         finite = bool(torch.isfinite(baseline).all())
     elif isinstance(baseline, bool) or not isinstance(baseline, int | float):
-        raise TypeError(
-            f"a baseline must be a number or a Tensor, got {type(baseline).__name__}"
-        )
+        raise TypeError(f"a baseline must be a number or a Tensor, got {type(baseline).__name__}")
     else:
         finite = math.isfinite(baseline)
     if not finite:

@@ -27,6 +27,7 @@ from captum_unioncam.engine.target_scores import (
     TargetScores,
     check_output,
     parse_target,
+    widened,
 )
 
 
@@ -38,6 +39,7 @@ class LayerState(NamedTuple):
         gradients (Tensor): W, gradients of the target's raw output with respect to A.
         scorer (MaskScorer): scores maps of this layer as masks of the inputs.
         dtype (torch.dtype): the layer's own dtype.
+
     """
 
     activations: Tensor
@@ -101,8 +103,7 @@ def measured(
                 read,
                 perturbations_per_eval and perturbations_per_eval * num_examples,
             )
-            wide = torch.promote_types(A.dtype, torch.float32)
-            states.append(LayerState(A.to(wide), W.to(wide), scorer, A.dtype))
+            states.append(LayerState(widened(A), widened(W), scorer, A.dtype))
         yield tuple(states)
 
 
@@ -122,6 +123,7 @@ def clean_pass(
     Raises:
         ValueError: if the layer is never reached, or does not reach the output.
         TypeError: if the layer or the network gives something other than tensors.
+
     """
     reader: list[TargetScores] = []
     seen: list[Any] = []

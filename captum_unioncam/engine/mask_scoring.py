@@ -18,7 +18,7 @@ from captum_unioncam.engine.maps import (
     span_resized,
     unit_range,
 )
-from captum_unioncam.engine.target_scores import TargetScores, check_output
+from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 
 # Elements of input that one forward carries when the engine chooses: 4 images of 3 x 224 x 224 on
 # a CPU, where more rows fall out of its caches, and 64 on an accelerator, which more rows feed.
@@ -34,6 +34,7 @@ class MaskScores(NamedTuple):
         logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.
         scores (Tensor): the target's score f_c, (N, K); maps that are not live have f_c(I_b).
         live (Tensor): False for flat maps, which mask everything, (N, K) bool.
+
     """
 
     logits: Tensor
@@ -54,6 +55,7 @@ class MaskScorer:
             follow their example, everything else is passed as it is.
         target (TargetScores): what is read from an output.
         chunk_rows (int, optional): the most rows of one forward; None lets the device decide.
+
     """
 
     forward_func: Callable[..., Any]
@@ -97,6 +99,7 @@ class MaskScorer:
 
         Raises:
             ValueError: if a masked input has a score that is not finite.
+
         """
         base = self.baseline
         rows, low, live, inverse = distinct(unit_range(maps))
@@ -116,8 +119,11 @@ class MaskScorer:
                 scores.append(score)
                 bar.update(len(logit))
         live, inverse = live.to(base.scores.device), inverse.to(base.scores.device)
-        table = MaskScores(torch.zeros_like(base.logits).expand(live.shape).clone(),
-                           base.scores.expand(live.shape).clone(), live)  # fmt: skip
+        table = MaskScores(
+            torch.zeros_like(base.logits).repeat(1, live.shape[1]),
+            base.scores.repeat(1, live.shape[1]),
+            live,
+        )
         table.logits[live] = torch.cat(logits)[inverse]
         table.scores[live] = torch.cat(scores)[inverse]
         for values in table[:2]:
@@ -186,7 +192,7 @@ class MaskScorer:
 
     def _wide(self, x: Tensor) -> Tensor:
         # Blending in half precision would round the mask as well as the picture.
-        return self._laid_out(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return self._laid_out(widened(x))
 
     def _full(self, baseline: Tensor | int | float, x: Tensor) -> Tensor:
         value = baseline.to(x) if isinstance(baseline, Tensor) else x.new_tensor(baseline)

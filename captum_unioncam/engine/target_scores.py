@@ -2,7 +2,8 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,11 @@ from torch import Tensor
 from captum_unioncam.engine.captum_compat import TargetType
 
 Score = Literal["probability", "logit"] | Callable[[Tensor], Tensor]
+
+
+def widened(values: Tensor) -> Tensor:
+    """Return the values in float32, or in their own dtype if that is wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def parse_target(target: TargetType, num_examples: int) -> Any:
@@ -21,6 +27,7 @@ def parse_target(target: TargetType, num_examples: int) -> Any:
     Raises:
         TypeError: if `target` is of no kind that Captum knows.
         ValueError: if a list or tensor does not hold one entry per example.
+
     """
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
@@ -64,6 +71,7 @@ def target_index(target: Any, output: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the target is missing, out of range, or of another depth than `output`.
+
     """
     shape = tuple(output.shape)
     depth = output.dim() - 1
@@ -102,6 +110,7 @@ def check_output(output: Any, rows: int) -> Tensor:
     Raises:
         TypeError: if `output` is not a tensor.
         ValueError: if its first dimension is not the number of rows.
+
     """
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -116,13 +125,15 @@ def check_output(output: Any, rows: int) -> Tensor:
     return output
 
 
-class TargetScores(NamedTuple):
+@dataclass(frozen=True)
+class TargetScores:
     """Reads the target's raw output and its score f_c from any batch of outputs.
 
     Attributes:
         score (Score): what f_c is.
         index (Tensor): the target in each example's output, (N, k).
         is_probability (Tensor): whether an example's output is a distribution already, (N,).
+
     """
 
     score: Score
@@ -145,6 +156,7 @@ class TargetScores(NamedTuple):
         Args:
             output (Tensor): what forward_func returned for R inputs.
             rows (Tensor): the example that each of them belongs to, (R,).
+
         """
         index = self.index[rows]
         return _class_vectors(output, index).gather(1, _class_column(index))[:, 0]
@@ -164,13 +176,14 @@ class TargetScores(NamedTuple):
     def _own_score(scored: Any, output: Tensor, index: Tensor) -> Tensor:
         shape = tuple(scored.shape) if isinstance(scored, Tensor) else type(scored).__name__
         if shape == tuple(output.shape):
-            scored = scored[(torch.arange(len(output), device=output.device), *index.unbind(1))]
+            selected = torch.arange(len(output), device=output.device), *index.unbind(1)
+            scored = scored[selected]
         elif shape != (len(output),):
             raise ValueError(
                 "a callable score must return a tensor of its input's shape "
                 f"{tuple(output.shape)} or one score per row ({len(output)},), got {shape}"
             )
-        return scored.to(torch.promote_types(scored.dtype, torch.float32))
+        return widened(scored)
 
 
 def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
@@ -178,9 +191,13 @@ def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
     if output.dim() == 1:
         classes = output[:, None]
     else:
-        where = torch.arange(len(output), device=output.device)
-        classes = output[(where, slice(None), *index[:, 1:].unbind(1))]
-    return classes.to(torch.promote_types(classes.dtype, torch.float32))
+        where = (
+            torch.arange(len(output), device=output.device),
+            slice(None),
+            *index[:, 1:].unbind(1),
+        )
+        classes = output[where]
+    return widened(classes)
 
 
 def _class_column(index: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def scaled(low, size):
 
 def denoised(A, W, theta, denoise_on, alpha):
     L = torch.zeros_like(A[0])
-    for a, w in zip(A, W):
+    for a, w in zip(A, W, strict=True):
         values = w.flatten().tolist()
         if denoise_on == "positive":
             values = [v for v in values if v > 0] or [0.0]

@@ -1,0 +1,226 @@
+"""The command ``unioncam``: explain photographs from a shell."""
+
+import argparse
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from captum_unioncam import __version__
+from captum_unioncam.engine.arguments import check_percent
+
+MOST_ROWS = 20
+MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        argv (Sequence[str], optional): arguments; those of the process by default.
+
+    Returns:
+        *int*: 0 if all went well, 1 if some image could not be explained, 2 if the command
+        cannot run as it was given, 130 if it was interrupted.
+
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        print(f"unioncam: {error}; {MISSING_EXTRA}", file=sys.stderr)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"unioncam: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("unioncam: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unioncam", description="Show what a vision network looked at, with UnionCAM."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="explain four photographs with a real ImageNet network, offline",
+        description="Explain four photographs that scikit-image ships with EfficientNet-Lite0 and "
+        "its ImageNet weights; write one picture and print its scores.",
+    )
+    demo.set_defaults(run=_demo)
+
+    explain = commands.add_parser(
+        "explain",
+        help="explain your own photographs",
+        description="Explain photographs with Grad-CAM and UnionCAM; write one picture and print "
+        "its scores.",
+    )
+    explain.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    explain.add_argument(
+        "--model",
+        required=True,
+        help="a torchvision classifier, 'demo', or module:function for your own; the function "
+        "returns a model or (model, preprocess, class_names)",
+    )
+    explain.add_argument(
+        "--weights",
+        default="DEFAULT",
+        help="file with a state dict (.pth, .safetensors), or the name of torchvision weights "
+        "(default: %(default)s, downloaded once by torchvision)",
+    )
+    explain.add_argument(
+        "--layer", default="auto", help="dotted name of the layer, or 'auto' (default)"
+    )
+    explain.add_argument(
+        "--target", default="top1", help="class to explain: top1 (default), a number, or a name"
+    )
+    explain.add_argument(
+        "--theta", type=float, default=10.0, help="percentile of the denoising (default: 10)"
+    )
+    explain.add_argument(
+        "--save-maps", type=Path, metavar="DIR", help="also write each map there, as NAME.npy"
+    )
+    explain.add_argument(
+        "--resume",
+        action="store_true",
+        help="with a folder as output: leave images whose picture is there already",
+    )
+    explain.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    explain.set_defaults(run=_explain)
+
+    for command, default, folder in (
+        (demo, "unioncam_demo.png", ""),
+        (explain, "unioncam.png", "; a folder gets one per image"),
+    ):
+        command.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            default=Path(default),
+            metavar="FILE",
+            help=f"the picture to write (default: %(default)s){folder}",
+        )
+        command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from PIL import Image
+    from skimage import data
+
+    from captum_unioncam import figure, networks
+
+    _check_output(arguments.output)
+    photographs = {
+        "cat": data.cat(),
+        "espresso": data.coffee(),
+        "rocket": data.rocket(),
+        "motorcycle": data.stereo_motorcycle()[0],
+    }
+    network = networks.demo_network()
+    layer = networks.find_layer(network.model, "auto", torch.zeros(1, 3, 224, 224))
+    explained = []
+    for name, pixels in photographs.items():
+        _say(f"{name} ({len(explained) + 1} of {len(photographs)})", arguments.quiet)
+        picture, progress = Image.fromarray(pixels), not arguments.quiet
+        explained.append(
+            figure.explain(network, layer.layer, name, picture, show_progress=progress)
+        )
+    figure.save(figure.draw(explained, _heading(network.name, layer.name)), arguments.output)
+    print(figure.table(explained))
+    print(f"picture written to {arguments.output}")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from captum_unioncam import figure, networks, pictures
+
+    check_percent("--theta", arguments.theta)
+    into_folder = _check_output(arguments.output, len(arguments.images))
+    if arguments.save_maps is not None:
+        arguments.save_maps.mkdir(parents=True, exist_ok=True)
+    network = networks.load_network(arguments.model, arguments.weights)
+    has_cuda = torch.cuda.is_available()
+    device = arguments.device or ("cuda" if has_cuda else "cpu")
+    network.model.to(device)
+    layer, target, failed = None, None, 0
+    explained: list[figure.Explanation] = []
+    for (path, name), number in zip(_named(arguments.images), itertools.count(1), strict=False):
+        picture_file = arguments.output / f"{name}.png" if into_folder else arguments.output
+        if arguments.resume and into_folder and picture_file.exists():
+            continue
+        _say(f"{path.name} ({number} of {len(arguments.images)})", arguments.quiet)
+        try:
+            picture = pictures.load_picture(path)
+        except pictures.PictureError as error:
+            print(f"unioncam: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        if layer is None:
+            x = network.prepare(picture)[0].to(device)
+            layer = networks.find_layer(network.model, arguments.layer, x)
+            target = networks.find_class(network, arguments.target, x)
+        try:
+            explanation = figure.explain(
+                network, layer.layer, path.name, picture, target, arguments.theta,
+                show_progress=not arguments.quiet,
+            )  # fmt: skip
+        except ValueError as error:
+            print(f"unioncam: {path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        explained.append(explanation)
+        if arguments.save_maps is not None:
+            np.save(arguments.save_maps / f"{name}.npy", explanation.attribution)
+        # Drawn after each image: a run that is stopped leaves what it has finished.
+        rows = [explanation] if into_folder else explained
+        figure.save(figure.draw(rows, _heading(network.name, layer.name)), picture_file)
+    if explained:
+        print(figure.table(explained))
+        print(f"{'pictures' if into_folder else 'picture'} written to {arguments.output}")
+    return 1 if failed else 0
+
+
+def _heading(network: str, layer: str) -> str:
+    return f"UnionCAM on {network}, layer {layer}, black baseline; β = probability over black"
+
+
+def _named(images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Give every image a name of its own for what is written about it."""
+    seen: Counter[str] = Counter()
+    for path in images:
+        seen[path.stem] += 1
+        yield path, path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}"
+
+
+def _check_output(path: Path, num_images: int = 1) -> bool:
+    """Say whether the output is a folder; refuse what could not be written, before any work."""
+    from captum_unioncam import figure
+
+    if path.is_dir() or not path.suffix:
+        path.mkdir(parents=True, exist_ok=True)
+        return True
+    suffixes = figure.writable_suffixes()
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--output {path}: end it in one of {', '.join(sorted(suffixes))}")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--output {path}: there is no folder {path.resolve().parent}")
+    if num_images > MOST_ROWS:
+        raise ValueError(
+            f"--output {path}: {num_images} images do not fit one picture (at most {MOST_ROWS}); "
+            "give a folder and each gets its own"
+        )
+    return False
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(text, file=sys.stderr)
