@@ -116,7 +116,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     from captum_unioncam import figure, networks
 
-    _check_output(arguments.output)
+    output = arguments.output
+    if _check_output(output):
+        output /= "unioncam_demo.png"
     photographs = {
         "cat": data.cat(),
         "espresso": data.coffee(),
@@ -125,16 +127,16 @@ def _demo(arguments: argparse.Namespace) -> int:
     }
     network = networks.demo_network()
     layer = networks.find_layer(network.model, "auto", torch.zeros(1, 3, 224, 224))
-    explained = []
+    explained: list[figure.Explanation] = []
     for name, pixels in photographs.items():
         _say(f"{name} ({len(explained) + 1} of {len(photographs)})", arguments.quiet)
         picture, progress = Image.fromarray(pixels), not arguments.quiet
         explained.append(
             figure.explain(network, layer.layer, name, picture, show_progress=progress)
         )
-    figure.save(figure.draw(explained, _heading(network.name, layer.name)), arguments.output)
+    figure.save(figure.draw(explained, _heading(network.name, layer.name)), output)
     print(figure.table(explained))
-    print(f"picture written to {arguments.output}")
+    print(f"picture written to {output}")
     return 0
 
 
@@ -190,7 +192,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _heading(network: str, layer: str) -> str:
-    return f"UnionCAM on {network}, layer {layer}, black baseline; β = probability over black"
+    return (
+        f"UnionCAM on {network}, layer {layer}, black baseline\n"
+        "β: probability of the masked picture minus that of black"
+    )
 
 
 def _named(images: Sequence[Path]) -> Iterator[tuple[Path, str]]:

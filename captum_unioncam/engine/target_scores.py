@@ -191,11 +191,8 @@ def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
     if output.dim() == 1:
         classes = output[:, None]
     else:
-        where = (
-            torch.arange(len(output), device=output.device),
-            slice(None),
-            *index[:, 1:].unbind(1),
-        )
+        rows = torch.arange(len(output), device=output.device)
+        where: tuple[Any, ...] = (rows, slice(None), *index[:, 1:].unbind(1))
         classes = output[where]
     return widened(classes)
 

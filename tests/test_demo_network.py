@@ -1,0 +1,55 @@
+"""End to end on EfficientNet-Lite0 with its ImageNet weights and real photographs."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from captum_unioncam import LayerUnionCAM, cli, networks, suggest_layer
+from captum_unioncam.engine.maps import resize
+
+pytestmark = pytest.mark.network
+
+
+def test_demo(tmp_path, capsys):
+    out = tmp_path / "demo.png"
+    assert cli.main(["demo", "-o", str(out)]) == 0
+    captured = capsys.readouterr()
+    rows = {line.split()[0]: line for line in captured.out.splitlines()[1:5]}
+    assert "tiger cat" in rows["cat"]
+    assert "espresso" in rows["espresso"].split(maxsplit=1)[1]
+    assert "missile" in rows["rocket"]
+    assert "moped" in rows["motorcycle"]
+    assert all(row.split()[-1] in ("union", "region") for row in rows.values())
+    assert "UnionCAM attribution: 100%" in captured.err
+    with Image.open(out) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[0] > 900
+    assert pixels.std() > 40
+
+
+def test_the_map_explains_the_espresso():
+    network = networks.demo_network()
+    picture = Image.fromarray(data.coffee())
+    x, black, _ = network.prepare(picture)
+    layer = suggest_layer(network.model, x).layer
+    with torch.no_grad():
+        probability = network.model(x).softmax(1)
+    target = int(probability.argmax())
+    assert network.class_name(target) == "espresso"
+    attr, details = LayerUnionCAM(network.model, layer).attribute(
+        x, target, baselines=black, return_details=True
+    )
+    mask = resize(attr, (224, 224))
+    with torch.no_grad():
+        scores = network.model(torch.cat([black + mask * (x - black), black])).softmax(1)
+    beta = (scores[0] - scores[1])[target]
+    selected = details.beta_union if details.selected_union.item() else details.beta_region
+    torch.testing.assert_close(beta, selected[0], atol=1e-5, rtol=0)
+    # The cup: a map that missed it would score near zero and peak elsewhere.
+    assert beta > 0.5 * probability[0, target]
+    row, column = divmod(int(mask.argmax()), 224)
+    assert 20 < row < 110
+    assert 40 < column < 150
+    assert mask[..., 20:110, 40:150].mean() > 2 * mask.mean()

@@ -1,0 +1,108 @@
+"""suggest_layer names the layers that the CAM literature uses."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from captum_unioncam import LayerUnionCAM, suggest_layer
+from tests.networks import of_rank
+
+LITERATURE = {
+    "resnet18": "layer4",
+    "resnet50": "layer4",
+    "resnext50_32x4d": "layer4",
+    "vgg11": "features.19",
+    "vgg16": "features.29",
+    "vgg16_bn": "features.42",
+    "vgg19": "features.35",
+    "alexnet": "features.11",
+    "densenet121": "features",
+    "mobilenet_v2": "features",
+    "mobilenet_v3_large": "features",
+    "efficientnet_b0": "features",
+    "efficientnet_v2_s": "features",
+    "convnext_tiny": "features",
+    "squeezenet1_0": "features",
+    "shufflenet_v2_x1_0": "conv5",
+    "regnet_y_400mf": "trunk_output",
+    "swin_t": "permute",
+}
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_torchvision(name):
+    model = models.get_model(name, weights=None)
+    hooks = sum(len(m._forward_hooks) for m in model.modules())
+    found = suggest_layer(model)
+    assert found.name == LITERATURE[name]
+    assert found.layer is model.get_submodule(found.name)
+    assert "last spatial output" in found.why
+    assert all(m.training for m in model.modules())
+    assert sum(len(m._forward_hooks) for m in model.modules()) == hooks
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_pooling_container_is_passed_over():
+    found = suggest_layer(models.vgg16(weights=None))
+    assert found.why.endswith("ReLU giving 512 channels of 14 x 14")
+
+
+def test_transformers_are_refused():
+    with pytest.raises(ValueError, match="tokens right after 'conv_proj'"):
+        suggest_layer(models.vit_b_32(weights=None))
+
+
+def test_segmentation_stops_before_the_class_maps():
+    model = models.segmentation.fcn_resnet50(weights=None, weights_backbone=None)
+    found = suggest_layer(model, torch.zeros(1, 3, 64, 64))
+    assert found.name == "classifier.2"
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_other_ranks_need_an_example(rank):
+    net, _, x = of_rank(rank)
+    with pytest.raises(ValueError, match="pass an example"):
+        suggest_layer(net)
+    assert suggest_layer(net, x).name == "1"
+
+
+def test_a_side_branch_is_not_on_the_way_to_the_head():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.side = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+            self.head = nn.Linear(4, 6)
+
+        def forward(self, x):
+            maps = self.trunk(x)
+            self.side(maps)
+            return self.head(maps.mean((2, 3)))
+
+    net = Net().requires_grad_(False)
+    found = suggest_layer(net, torch.zeros(2, 3, 16, 16))
+    assert found.name == "trunk"
+    attr = LayerUnionCAM(net.eval(), found.layer).attribute(torch.rand(2, 3, 16, 16), 1)
+    assert attr.shape == (2, 1, 14, 14)
+
+
+def test_a_module_called_twice_is_said():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.act, self.head = nn.ReLU(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.act(self.second(self.act(self.first(x)))).mean((2, 3)))
+
+    found = suggest_layer(Net(), torch.zeros(1, 3, 16, 16))
+    assert found.name == "act"
+    assert found.why.endswith("called 2 times, the last call counts)")
+
+
+def test_a_callers_no_grad():
+    net, _, x = of_rank(2)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert suggest_layer(net, x).name == "1"
