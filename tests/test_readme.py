@@ -1,0 +1,30 @@
+"""What the README shows runs, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_blocks_run(block):
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["heat"].shape == (1, 1, 224, 224)
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert "docs/demo.png" in links
+    assert all((ROOT / link).is_file() for link in links)
+
+
+def test_commands_are_those_that_ci_runs():
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in ('pip install ".[demo]" && unioncam demo', 'pip install ".[test]" && pytest'):
+        assert f"    {command}\n" in README
+        assert all(part.split()[0] in script for part in command.split(" && "))
