@@ -10,7 +10,7 @@ from torch import nn
 from captum_unioncam import LayerUnionCAM
 from captum_unioncam.engine.maps import distinct, percentile, resize, span_resized, unit_range
 from captum_unioncam.unioncam import denoise, unite
-from tests.networks import seeded
+from tests.networks import images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:UnionCAM is blank")
 examples = settings(max_examples=60, deadline=None)
@@ -131,9 +131,10 @@ def test_a_constant_network_selects_the_region():
             maps = self.conv(x)
             return maps.flatten(1)[:, :2] * 0 + torch.tensor([2.0, 1.0])
 
-    net = Constant().eval()
+    net = seeded(Constant())
+    net.conv.weight.data.abs_()
     attr, details = LayerUnionCAM(net, net.conv).attribute(
-        torch.rand(2, 3, 8, 8), 0, return_details=True
+        images(2, 3, 8, 8), 0, return_details=True
     )
     assert not details.selected_union.any()
     assert not torch.cat(details[3:6]).any()

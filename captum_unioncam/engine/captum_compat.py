@@ -2,12 +2,13 @@
 
 from captum._utils.common import _run_forward as run_forward
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from captum._utils.progress import NullProgress, progress
+from captum._utils.progress import NullProgress, Progress, progress
 from captum._utils.typing import BaselineType, TargetType
 
 __all__ = [
     "BaselineType",
     "NullProgress",
+    "Progress",
     "TargetType",
     "compute_layer_gradients_and_eval",
     "progress",

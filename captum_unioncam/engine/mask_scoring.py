@@ -1,6 +1,6 @@
 """Scores of the target on masked inputs, streamed through the network in full chunks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
-from captum_unioncam.engine.captum_compat import NullProgress, progress, run_forward
+from captum_unioncam.engine.captum_compat import NullProgress, Progress, progress, run_forward
 from captum_unioncam.engine.maps import (
     distinct,
     min_max,
@@ -68,18 +68,25 @@ class MaskScorer:
 
     def __post_init__(self) -> None:
         self.num_examples = len(self.inputs[0])
-        pairs = list(zip(self.inputs, self.baselines, self.masked, strict=True))
-        fastest = next(x for x, _, masked in pairs if masked)
+        example = next(x for x, masked in zip(self.inputs, self.masked, strict=True) if masked)
+        on_cpu = example.device.type == "cpu"
         # Convolutions on a CPU, and in half precision anywhere, run faster channels-last.
-        self.channels_last = fastest.dim() == 4 and (
-            fastest.device.type == "cpu" or fastest.dtype in (torch.float16, torch.bfloat16)
-        )
-        self.sizes: list[Sequence[int]] = [x.shape[2:] for x, _, masked in pairs if masked]
-        self._pairs = [(self._wide(x), self._full(b, x)) for x, b, masked in pairs if masked]
-        if self.chunk_rows is None:
-            on_cpu = fastest.device.type == "cpu"
-            budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
-            self.chunk_rows = min(LONGEST_CHUNK, max(1, budget // fastest[0].numel()))
+        half = example.dtype in (torch.float16, torch.bfloat16)
+        self.channels_last = example.dim() == 4 and (on_cpu or half)
+        self.device = example.device
+        self.sizes = [
+            x.shape[2:] for x, masked in zip(self.inputs, self.masked, strict=True) if masked
+        ]
+        # What a masked input and its baseline are blended from; None where nothing is masked.
+        self._sources = [
+            (self._laid_out(widened(x)), self._laid_out(_as_tensor(baseline, widened(x))))
+            if masked
+            else None
+            for x, baseline, masked in zip(self.inputs, self.baselines, self.masked, strict=True)
+        ]
+        budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
+        fitting = min(LONGEST_CHUNK, max(1, budget // example[0].numel()))
+        self._step = self.chunk_rows or fitting
 
     def span(self, maps: Tensor) -> Tensor:
         """Scale maps (N, K, *spatial) so that, resized to the inputs, they span [0, 1]."""
@@ -103,29 +110,17 @@ class MaskScorer:
         """
         base = self.baseline
         rows, low, live, inverse = distinct(unit_range(maps))
-        low, rows = low.to(self.inputs[0].device), rows.to(self.inputs[0].device)
-        logits, scores = [base.logits[:0, 0]], [base.scores[:0, 0]]
-        bar = (
-            progress(desc=description, total=len(rows), unit="mask")
-            if description
-            else NullProgress()
-        )
-        with bar:
-            # A list of slices needs no look at the device between forwards.
-            for start in range(0, len(rows), self.chunk_rows or 1):
-                chunk = slice(start, start + (self.chunk_rows or 1))
-                logit, score = self._read(low[chunk], rows[chunk])
-                logits.append(logit)
-                scores.append(score)
-                bar.update(len(logit))
+        show = progress if description else NullProgress
+        with show(desc=description, total=len(rows), unit="mask") as bar:
+            logits, scores = self._stream(low.to(self.device), rows.to(self.device), bar)
         live, inverse = live.to(base.scores.device), inverse.to(base.scores.device)
         table = MaskScores(
             torch.zeros_like(base.logits).repeat(1, live.shape[1]),
             base.scores.repeat(1, live.shape[1]),
             live,
         )
-        table.logits[live] = torch.cat(logits)[inverse]
-        table.scores[live] = torch.cat(scores)[inverse]
+        table.logits[live] = logits[inverse]
+        table.scores[live] = scores[inverse]
         for values in table[:2]:
             check_finite("scores of masked inputs", values, "the network overflows on them")
         return MaskScores(*(values.to(maps.device) for values in table))
@@ -133,11 +128,9 @@ class MaskScorer:
     @cached_property
     def baseline(self) -> MaskScores:
         """Scores of the baselines alone, f_c(I_b), as a table of one column."""
-        rows = torch.arange(self.num_examples, device=self.inputs[0].device)
-        nothing = next(x for x, masked in zip(self.inputs, self.masked, strict=True) if masked)
-        zeros = nothing.new_zeros(self.num_examples, 1, *[1] * (nothing.dim() - 2))
-        parts = zip(*(self._read(zeros[r], rows[r]) for r in self._row_chunks()), strict=True)
-        logits, scores = (torch.cat(part)[:, None] for part in parts)
+        rows = torch.arange(self.num_examples, device=self.device)
+        nothing = torch.zeros(self.num_examples, 1, *[1] * len(self.sizes[0]), device=self.device)
+        logits, scores = (values[:, None] for values in self._stream(nothing, rows, NullProgress()))
         check_finite("scores of the baselines", scores, "try other baselines")
         return MaskScores(logits, scores, torch.zeros_like(scores, dtype=torch.bool))
 
@@ -145,9 +138,17 @@ class MaskScorer:
         """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K)."""
         return self.score(maps).scores - self.baseline.scores.to(maps.device)
 
-    def _row_chunks(self) -> list[slice]:
-        step = self.chunk_rows or 1
-        return [slice(start, start + step) for start in range(0, self.num_examples, step)]
+    def _stream(self, low: Tensor, rows: Tensor, bar: Progress) -> tuple[Tensor, Tensor]:
+        """Forward maps (M, 1, *spatial) on their examples (M,) in full chunks; logits, scores."""
+        read = []
+        for start in range(0, len(rows), self._step):
+            chunk = slice(start, start + self._step)
+            read.append(self._read(low[chunk], rows[chunk]))
+            bar.update(len(rows[chunk]))
+        if not read:
+            return low.new_zeros(0), low.new_zeros(0)
+        logits, scores = zip(*read, strict=True)
+        return torch.cat(logits), torch.cat(scores)
 
     def _read(self, low: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Run one chunk of maps (R, 1, *spatial) on the examples they belong to, (R,)."""
@@ -171,17 +172,17 @@ class MaskScorer:
 
     def _masked_inputs(self, low: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         resized = [resize(low, size) for size in self.sizes]
-        ends = resized_extrema(resized)
-        pairs = iter(zip(self._pairs, resized, strict=True))
+        low_end, high_end = resized_extrema(resized)
+        masks = iter(resized)
         masked = []
-        for x, is_masked in zip(self.inputs, self.masked, strict=True):
-            if not is_masked:
+        for x, source in zip(self.inputs, self._sources, strict=True):
+            if source is None:
                 masked.append(x[rows.to(x.device)])
                 continue
-            (wide, baseline), mask = next(pairs)
-            mask = min_max(mask, *ends).to(wide)
-            blended = torch.lerp(_take(baseline, rows), _take(wide, rows), mask).to(x.dtype)
-            masked.append(self._laid_out(blended))
+            wide, baseline = source
+            mask = min_max(next(masks), low_end, high_end).to(wide)
+            blended = torch.lerp(_take(baseline, rows), _take(wide, rows), mask)
+            masked.append(self._laid_out(blended.to(x.dtype)))
         return tuple(masked)
 
     def _laid_out(self, x: Tensor) -> Tensor:
@@ -190,14 +191,11 @@ class MaskScorer:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return x.contiguous(memory_format=layout)
 
-    def _wide(self, x: Tensor) -> Tensor:
-        # Blending in half precision would round the mask as well as the picture.
-        return self._laid_out(widened(x))
 
-    def _full(self, baseline: Tensor | int | float, x: Tensor) -> Tensor:
-        value = baseline.to(x) if isinstance(baseline, Tensor) else x.new_tensor(baseline)
-        value = self._wide(value)
-        return value if value.dim() else value.reshape([1] * x.dim())
+def _as_tensor(baseline: Tensor | int | float, x: Tensor) -> Tensor:
+    """Return a baseline of the input's dtype, device and rank."""
+    value = baseline.to(x) if isinstance(baseline, Tensor) else x.new_tensor(baseline)
+    return value if value.dim() else value.reshape([1] * x.dim())
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
