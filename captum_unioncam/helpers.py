@@ -23,6 +23,7 @@ def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) ->
         *Tensor* of shape (1, channels, *spatial), a baseline for any Captum method.
 
     Raises:
+        TypeError: if `like` is not a floating point tensor.
         ValueError: if `mean`, `std` and the channels of `like` differ in number, or a standard
             deviation is not positive.
 
@@ -34,6 +35,9 @@ def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) ->
         (torch.Size([1, 3, 8, 8]), tensor([-2., -2., -1.]))
 
     """
+    if not isinstance(like, Tensor) or not like.is_floating_point():
+        kind = like.dtype if isinstance(like, Tensor) else type(like).__name__
+        raise TypeError(f"like must be a floating point Tensor, the model's inputs; got {kind}")
     means, stds = (torch.as_tensor(values).to(like).flatten() for values in (mean, std))
     channels = like.shape[1] if like.dim() > 1 else 0
     if not len(means) == len(stds) == channels:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.engine.modules import evaluating
 
 # Layers that only pool, drop or pass on what an earlier layer found.
@@ -59,7 +60,7 @@ def suggest_layer(
         *SuggestedLayer* with the layer, its dotted name and the reason.
 
     Raises:
-        TypeError: if `model` is not a module.
+        TypeError: if `model` is not a module, or `inputs` are not tensors.
         ValueError: if the model does not run on the default input, or no layer is suited, as in
             transformers that work on tokens.
 
@@ -75,8 +76,7 @@ def suggest_layer(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    examples = _default_example(model) if inputs is None else inputs
-    examples = examples if isinstance(examples, tuple) else (examples,)
+    examples = parse_inputs(_default_example(model) if inputs is None else inputs)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         calls, output = _watched(model, examples, is_default=inputs is None)
         ranks = {x.dim() for x in examples if x.is_floating_point()}

@@ -16,6 +16,7 @@ from captum_unioncam.engine import (
     Score,
     TargetType,
     check_choice,
+    check_finite,
     check_flag,
     check_percent,
     measured,
@@ -25,6 +26,7 @@ from captum_unioncam.engine import (
 DenoiseOn = Literal["all", "positive"]
 Alpha = Literal["sum", "count"]
 RegionWeights = Literal["score", "softmax"]
+Attributions = Tensor | tuple[Tensor, ...]
 
 
 class UnionCAMDetails(NamedTuple):
@@ -109,8 +111,8 @@ def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score
 
     """
     if region_weights == "softmax":
-        # An example without a live channel has no maximum to subtract.
-        w = masked.logits.where(masked.live, -torch.inf).softmax(1).nan_to_num(0)
+        some = masked.live.any(1, keepdim=True)
+        w = masked.logits.where(masked.live | ~some, -torch.inf).softmax(1)
     else:
         w = masked.scores
     w = w.where(masked.live, 0).to(A.dtype).reshape(*A.shape[:2], *[1] * (A.dim() - 2))
@@ -177,12 +179,15 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
     Each map is min-max scaled so that, resized linearly to the input, it spans [0, 1]. The
     returned map resized so is exactly the mask whose score was measured.
 
-    The score is the softmax probability of the target; an output that holds probabilities
-    already is taken as it is, and so is an output of one value per example. Gradients are those
-    of the raw output. Deviations from the paper's text, which leaves these points open: maps
-    are min-max scaled before they mask; masking is
-    :math:`I_b + M (I_0 - I_b)`, the paper's product when the baseline is the black image (see
-    :func:`captum_unioncam.black_baseline`); a flat union is never selected.
+    The score is the softmax probability of the target, over dimension 1 of the output. An
+    example whose outputs are not negative and sum to one holds probabilities already and is taken
+    as it is; so is an output of one value per example, whatever it is. For a model that ends in a
+    sigmoid use ``score="logit"``, the raw output; for classes in the last dimension, a callable
+    ``lambda output: output.softmax(-1)``. Gradients are those of the raw output.
+
+    Deviations from the paper's text, which leaves these points open: maps are min-max scaled
+    before they mask; masking is :math:`I_b + M (I_0 - I_b)`, the paper's product when the baseline
+    is the black image (see :func:`captum_unioncam.black_baseline`); a flat union is never selected.
 
     Cost: one forward with backward, then one masked forward per distinct live channel, and four
     more for :math:`I_b`, D, R and DR.
@@ -202,7 +207,9 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
 
         Args:
             forward_func (Callable or torch.nn.Module): the model, or any function of it that
-                returns one row of scores per example.
+                returns one row of scores per example. A module, its bound method or a partial
+                of it is explained in evaluation mode; behind any other function the model must
+                be in evaluation mode already.
             layer (torch.nn.Module): layer whose activations make the map, usually the last
                 convolutional one; :func:`captum_unioncam.suggest_layer` names it.
             device_ids (list[int], optional): order of the devices, needed only if forward_func
@@ -231,7 +238,7 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         return_details: bool = False,
-    ) -> Any:
+    ) -> Attributions | tuple[Attributions, UnionCAMDetails | tuple[UnionCAMDetails, ...]]:
         r"""Compute UnionCAM's map of the layer for the target.
 
         Args:
@@ -242,12 +249,14 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
                 more than two dimensions; None if there is one value per example.
                 Default: None
             additional_forward_args (Any, optional): further arguments of forward_func. Tensors
-                with one row per example follow their example, the rest is passed as it is.
+                whose first dimension is the number of examples follow their example, the rest
+                is passed as it is.
                 Default: None
             attribute_to_layer_input (bool, optional): use the layer's input instead of its
                 output. Default: False
             relu_attributions (bool, optional): clip the returned map at zero. It is nowhere
-                negative after resizing; between the input's pixels it can dip slightly below.
+                negative after resizing, but at the layer's own resolution it can leave [0, 1]:
+                resizing rarely samples a cell's exact centre.
                 Default: False
             grad_kwargs (dict[str, Any], optional): passed to ``torch.autograd.grad``.
                 Default: None
@@ -344,7 +353,8 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
         if blank:
             warnings.warn(
                 f"UnionCAM is blank for example(s) {sorted(blank)}: no channel of the layer "
-                "varies over space, or none of them has weight and positive activation",
+                "varies over space, or those that do sum to nothing positive (as under "
+                "negative weights with score='logit')",
                 UserWarning,
                 stacklevel=3,
             )
@@ -379,5 +389,6 @@ def _union_cam(
     DR = scorer.span(unite(D, R, beta_D, beta_R))
     beta_DR = scorer.betas(DR)[:, 0]
     L, selected = select(D, R, DR, beta_R, beta_DR)
+    check_finite("maps", L, "the layer's values span more than their dtype can hold")
     L, D, R, DR = (M.to(state.dtype) for M in (L, D, R, DR))
     return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected)

@@ -73,6 +73,7 @@ BEFORE_ANY_FORWARD = [
         TypeError,
         r"model.get_submodule\('4'\)",
     ),
+    ({"grad_kwargs": [1]}, TypeError, "grad_kwargs must be a dict or None, got list"),
     ({"layer": [nn.ReLU()]}, TypeError, "one torch.nn.Module, got list"),
 ]
 
@@ -127,6 +128,32 @@ def test_layer_without_spatial_dimensions():
         LayerUnionCAM(net, net[7]).attribute(inputs, 1)
 
 
+def test_a_layer_that_also_returns_integers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, return_indices=True)
+
+        def forward(self, i):
+            return self.pool(self.conv(i))[0].mean((2, 3))
+
+    net = seeded(Net())
+    with pytest.raises(TypeError, match="layer 'pool'.*returns torch.float64, torch.int64; a map"):
+        LayerUnionCAM(net, net.pool).attribute(x, 1)
+
+
+def test_an_assertion_of_the_users_own_is_theirs():
+    net, layer, inputs = NETWORKS["vgg_like"]()
+
+    def forward(i):
+        assert i.shape[-1] == 32, "wrong image size"
+        return net(i)
+
+    with pytest.raises(AssertionError, match="wrong image size"):
+        LayerUnionCAM(forward, layer).attribute(inputs, 1)
+
+
+@pytest.mark.filterwarnings("ignore:UnionCAM is blank")
 def test_layer_that_does_not_reach_the_output():
     class Beside(nn.Module):
         def __init__(self):
@@ -142,6 +169,8 @@ def test_layer_that_does_not_reach_the_output():
     with pytest.raises(ValueError, match=r"does not depend on layer 'aside'.*materialize_grads"):
         LayerUnionCAM(net, net.aside).attribute(x, 1)
     # With gradients taken as zero, D is flat and the region map remains.
+    with pytest.raises(ValueError, match="does not depend on layer 'aside'"):
+        LayerUnionCAM(net, net.aside).attribute(x, 1, grad_kwargs={"allow_unused": True})
     attr, details = LayerUnionCAM(net, net.aside).attribute(
         x, 1, grad_kwargs={"materialize_grads": True}, return_details=True
     )
@@ -157,8 +186,9 @@ def test_layer_that_runs_without_gradients():
         with torch.no_grad():
             return net(i)
 
-    with pytest.raises(ValueError, match=r"does not depend on layer MaxPool2d|layer ReLU"):
-        LayerUnionCAM(forward, layer).attribute(inputs, 1)
+    for grad_kwargs in (None, {"materialize_grads": True}):
+        with pytest.raises(ValueError, match="no gradients flow from the output to layer ReLU"):
+            LayerUnionCAM(forward, layer).attribute(inputs, 1, grad_kwargs=grad_kwargs)
 
 
 def test_outputs_that_are_not_one_row_per_example():
@@ -167,6 +197,7 @@ def test_outputs_that_are_not_one_row_per_example():
         (lambda i: {"logits": net(i)}, TypeError, "must return one Tensor, got dict"),
         (lambda i: (net(i), 1), TypeError, "must return one Tensor, got tuple"),
         (lambda i: net(i).sum(), ValueError, r"one row per example: got shape \(\) for 2"),
+        (lambda i: net(i).argmax(1), TypeError, "floating point scores, got torch.int64"),
         (lambda i: net(i)[:1], ValueError, r"got shape \(1, 5\) for 2 rows"),
     ]
     for forward, error, match in cases:
@@ -257,8 +288,15 @@ def test_black_baseline():
     with pytest.raises(ValueError, match="std must be positive"):
         black_baseline([0, 0, 0], [1, 0, 1], x)
 
+    with pytest.raises(TypeError, match="like must be a floating point Tensor.*got list"):
+        black_baseline([0, 0, 0], [1, 0, 1], [1])
+    with pytest.raises(TypeError, match="got torch.uint8"):
+        black_baseline([0, 0, 0], [1, 0, 1], x.byte())
+
 
 def test_suggest_layer():
+    with pytest.raises(TypeError, match="inputs must be a Tensor, got list"):
+        suggest_layer(nn.Linear(3, 3), [x])
     with pytest.raises(TypeError, match="got function"):
         suggest_layer(lambda x: x)
     with pytest.raises(ValueError, match=r"no 2-D convolution.*pass an example"):

@@ -1,5 +1,6 @@
 """How many rows are forwarded, and what is shared."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,10 +51,12 @@ def test_probabilities_are_not_softmaxed_twice():
     _, logits = LayerUnionCAM(net, layer).attribute(x, 1, return_details=True)
     _, given = LayerUnionCAM(ends_in_softmax, layer).attribute(x, 1, return_details=True)
     torch.testing.assert_close(given.beta_region, logits.beta_region, atol=1e-12, rtol=0)
+    net.bfloat16()
     half = [
-        LayerUnionCAM(m.bfloat16(), layer).attribute(x.bfloat16(), 1, return_details=True)[1]
-        for m in (net, ends_in_softmax)
+        LayerUnionCAM(forward, layer).attribute(x.bfloat16(), 1, return_details=True)[1]
+        for forward in (net, ends_in_softmax, lambda i: ends_in_softmax(i).float())
     ]
+    torch.testing.assert_close(half[1].beta_region, half[2].beta_region, atol=1e-6, rtol=0)
     torch.testing.assert_close(half[0].beta_region, half[1].beta_region, atol=0.02, rtol=0)
 
 
@@ -63,8 +66,72 @@ def test_callable_scores():
     of_shape = method.attribute(x, 1, score=torch.sigmoid)
     of_rows = method.attribute(x, 1, score=lambda out: out[:, 1].sigmoid())
     torch.testing.assert_close(of_shape, of_rows)
+    of_columns = method.attribute(x, 1, score=lambda out: out[:, 1:2].sigmoid())
+    torch.testing.assert_close(of_shape, of_columns)
     named = method.attribute(x, 1, score="logit")
     torch.testing.assert_close(method.attribute(x, 1, score=lambda out: out), named)
+
+
+def test_the_baseline_is_one_row_where_examples_share_it():
+    net, layer, x = NETWORKS["vgg_like"]()
+    x = torch.cat([x, x.flip(-1)])
+    rows = []
+    method = LayerUnionCAM(counting(net, rows), layer)
+    shared = method.attribute(x, [0, 1, 2, 3], baselines=0.5)
+    assert rows[1] == 1
+    rows.clear()
+    apart = method.attribute(x, [0, 1, 2, 3], baselines=torch.full_like(x, 0.5))
+    assert rows[1] == 4
+    torch.testing.assert_close(shared, apart, atol=1e-12, rtol=0)
+
+
+def test_rows_per_forward_count_every_input():
+    small, large = images(1, 3, 8, 8), images(1, 3, 224, 224)
+    net, layer, _ = NETWORKS["gap_head"]()
+    for inputs in ((small, large), (large, small)):
+        rows = []
+        both = counting(lambda a, b: net(a) + net(b), rows)
+        LayerUnionCAM(both, layer).attribute(inputs, 1)
+        assert max(rows) <= 4
+
+
+def test_arguments_written_into_stay_the_users():
+    net, layer, x = NETWORKS["vgg_like"]()
+
+    def forward(inputs, scale):
+        return net(inputs) * scale.mul_(1.5)
+
+    scale = torch.ones(5)
+    attr = LayerUnionCAM(forward, layer).attribute(x, 1, scale, perturbations_per_eval=1)
+    assert torch.equal(scale, torch.ones(5))
+    expected = LayerUnionCAM(lambda i: net(i) * 1.5, layer).attribute(x, 1)
+    torch.testing.assert_close(attr, expected)
+
+
+@pytest.mark.filterwarnings("ignore:UnionCAM is blank")
+def test_a_dead_layer_and_an_output_of_another_dtype():
+    net, _, x = NETWORKS["vgg_like"]()
+    with torch.no_grad():
+        net[3].bias.fill_(-1e3)
+    net.float()
+    attr = LayerUnionCAM(lambda i: net(i).double(), net[4]).attribute(x.float(), 1)
+    assert attr.dtype == torch.float32
+    assert not attr.any()
+
+
+def test_wrapped_forward_functions_find_their_model():
+    import functools
+
+    net, layer, x = NETWORKS["signed"]()
+    expected = LayerUnionCAM(net, layer).attribute(x, 0)
+    net.train()
+    for forward in (net.forward, functools.partial(net), functools.partial(net.forward)):
+        with pytest.warns(UserWarning, match="explained in evaluation mode"):
+            assert torch.equal(LayerUnionCAM(forward, layer).attribute(x, 0), expected)
+    recursive = lambda i: net(i)  # noqa: E731
+    recursive.func = recursive
+    with pytest.warns(UserWarning, match="call model.eval"):
+        LayerUnionCAM(recursive, layer).attribute(x, 0)
 
 
 def test_progress_on_request_only(capsys):

@@ -110,9 +110,16 @@ def maskable(inputs: tuple[Tensor, ...], layer_output: Tensor) -> tuple[bool, ..
     fits = tuple(x.is_floating_point() and x.dim() == layer_output.dim() for x in inputs)
     if not any(fits):
         kinds = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
+        ranks = {x.dim() for x in inputs}
+        remedy = (
+            "convert it with .float()"
+            if layer_output.dim() in ranks
+            else "choose a layer that keeps maps, see captum_unioncam.suggest_layer"
+        )
         raise ValueError(
             f"no input can be masked: the layer gives shape {tuple(layer_output.shape)}, so an "
-            f"input must be floating point with {layer_output.dim()} dimensions, got {kinds}"
+            f"input must be floating point with {layer_output.dim()} dimensions, got {kinds}; "
+            f"{remedy}"
         )
     return fits
 
@@ -142,9 +149,9 @@ def parse_baselines(
 
 def _check_baseline(baseline: Any, x: Tensor) -> None:
     if isinstance(baseline, Tensor):
-        sizes = zip(baseline.shape, x.shape, strict=False)
-        fits = baseline.dim() == x.dim() and all(b in (1, s) for b, s in sizes)
-        if not fits and baseline.dim():
+        same_rank = baseline.dim() == x.dim()
+        fits = same_rank and all(b in (1, s) for b, s in zip(baseline.shape, x.shape, strict=True))
+        if baseline.dim() and not fits:
             leading = baseline.dim() == x.dim() - 1
             hint = "; add the example dimension with baselines.unsqueeze(0)" if leading else ""
             raise ValueError(

@@ -71,6 +71,8 @@ def measured(
     check_layer(forward_func, layer)
     check.check_flag("attribute_to_layer_input", attribute_to_layer_input)
     check.check_perturbations_per_eval(perturbations_per_eval)
+    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
+        raise TypeError(f"grad_kwargs must be a dict or None, got {type(grad_kwargs).__name__}")
     if not callable(score):
         check.check_choice("score", score, ("probability", "logit"))
     parsed = check.parse_inputs(inputs)
@@ -87,7 +89,7 @@ def measured(
     _warn_of_training_mode(model, layer)
     # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        gradients, activations, read = clean_pass(
+        gradients, activations, read = _clean_pass(
             forward_func, layer, parsed, parsed_target, score, extra,
             device_ids, attribute_to_layer_input, grad_kwargs,
         )  # fmt: skip
@@ -107,7 +109,7 @@ def measured(
         yield tuple(states)
 
 
-def clean_pass(
+def _clean_pass(
     forward_func: Callable[..., Any],
     layer: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -139,10 +141,15 @@ def clean_pass(
         value = args if attribute_to_layer_input else result
         seen.append(value)
         tensors = value if isinstance(value, tuple | list) else (value,)
-        if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-            kinds = ", ".join(type(t).__name__ for t in tensors) or "nothing by position"
+        if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
+            kinds = ", ".join(
+                str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in tensors
+            )
             side = "takes" if attribute_to_layer_input else "returns"
-            raise TypeError(f"{name} {side} {kinds}; a map needs a Tensor or a tuple of Tensors")
+            raise TypeError(
+                f"{name} {side} {kinds or 'nothing by position'}; a map needs a floating point "
+                "Tensor or a tuple of them"
+            )
 
     register = (
         layer.register_forward_pre_hook if attribute_to_layer_input else layer.register_forward_hook
@@ -161,25 +168,35 @@ def clean_pass(
             grad_kwargs=grad_kwargs,
         )
     except AssertionError as error:
-        if seen:
+        if "Elements to be reduced" in str(error):
+            raise ValueError(_beside_the_path(name)) from error
+        # An assertion of the user's own, before the layer or after it, is not ours to explain.
+        if seen or not reader:
             raise
         raise ValueError(
             f"{name} was never called by forward_func; pass a layer of this very model, one that "
             "runs in its forward (a compiled or traced model hides its layers)"
         ) from error
     except RuntimeError as error:
-        message = str(error)
-        if "used in the graph" in message or "does not require grad" in message:
+        if "used in the graph" in str(error):
+            raise ValueError(_beside_the_path(name)) from error
+        if "does not require grad" in str(error):
             raise ValueError(
-                f"the output does not depend on {name} through autograd: it runs without "
-                "gradients or beside the path to the target; choose another layer, or pass "
-                "grad_kwargs={'materialize_grads': True} to take its gradients as zero"
+                f"no gradients flow from the output to {name}: forward_func runs it under "
+                "no_grad or inference_mode, or detaches what follows it"
             ) from error
         raise
     finally:
         handle.remove()
     detached = tuple(g.detach() for g in gradients), tuple(a.detach() for a in activations)
     return *detached, reader[-1]
+
+
+def _beside_the_path(name: str) -> str:
+    return (
+        f"the target does not depend on {name}; choose another layer, or pass "
+        "grad_kwargs={'materialize_grads': True} to take its gradients as zero"
+    )
 
 
 def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> None:
@@ -195,8 +212,9 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
             f"{name} gives shape {shape} for {num_examples} examples: its first dimension must "
             "be the examples and no dimension may be empty"
         )
-    check.check_finite(f"activations of {name}", A, "the network overflows or holds NaN weights")
-    check.check_finite(f"gradients at {name}", W, "the network overflows or holds NaN weights")
+    cause = "the network overflows, holds NaN weights or was given NaN as a further argument"
+    check.check_finite(f"activations of {name}", A, cause)
+    check.check_finite(f"gradients at {name}", W, cause)
 
 
 def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module) -> None:

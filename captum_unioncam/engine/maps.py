@@ -23,7 +23,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 def min_max(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Map `low` to 0 and `high` to 1; where the two are equal the result is exactly zero."""
     span = high - low
-    # A flat map has no shape to show: it becomes zeros, never 0/0 and never amplified noise.
+    # An exact test: a flat map becomes zeros, and the smallest real contrast still counts.
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
 

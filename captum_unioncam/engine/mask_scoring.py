@@ -85,7 +85,8 @@ class MaskScorer:
             for x, baseline, masked in zip(self.inputs, self.baselines, self.masked, strict=True)
         ]
         budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
-        fitting = min(LONGEST_CHUNK, max(1, budget // example[0].numel()))
+        row = sum(x[0].numel() for x in self.inputs)
+        fitting = min(LONGEST_CHUNK, max(1, budget // row))
         self._step = self.chunk_rows or fitting
 
     def span(self, maps: Tensor) -> Tensor:
@@ -119,10 +120,11 @@ class MaskScorer:
             base.scores.repeat(1, live.shape[1]),
             live,
         )
-        table.logits[live] = logits[inverse]
-        table.scores[live] = scores[inverse]
-        for values in table[:2]:
-            check_finite("scores of masked inputs", values, "the network overflows on them")
+        if len(rows):
+            table.logits[live] = logits[inverse]
+            table.scores[live] = scores[inverse]
+        cause = "the network overflows on them, or a callable score returns such values"
+        check_finite("scores of masked inputs", table.scores, cause)
         return MaskScores(*(values.to(maps.device) for values in table))
 
     @cached_property
@@ -130,8 +132,15 @@ class MaskScorer:
         """Scores of the baselines alone, f_c(I_b), as a table of one column."""
         rows = torch.arange(self.num_examples, device=self.device)
         nothing = torch.zeros(self.num_examples, 1, *[1] * len(self.sizes[0]), device=self.device)
-        logits, scores = (values[:, None] for values in self._stream(nothing, rows, NullProgress()))
-        check_finite("scores of the baselines", scores, "try other baselines")
+        if self._rows_differ():
+            logits, scores = self._stream(nothing, rows, NullProgress())
+        else:
+            output = self._forward(nothing[:1], rows[:1])
+            output = output.expand(self.num_examples, *output.shape[1:])
+            logits, scores = self.target.read(output, rows.to(output.device))
+        logits, scores = logits[:, None], scores[:, None]
+        cause = "try other baselines, or look at what a callable score returns for them"
+        check_finite("scores of the baselines", scores, cause)
         return MaskScores(logits, scores, torch.zeros_like(scores, dtype=torch.bool))
 
     def betas(self, maps: Tensor) -> Tensor:
@@ -143,21 +152,35 @@ class MaskScorer:
         read = []
         for start in range(0, len(rows), self._step):
             chunk = slice(start, start + self._step)
-            read.append(self._read(low[chunk], rows[chunk]))
-            bar.update(len(rows[chunk]))
+            output = self._forward(low[chunk], rows[chunk])
+            read.append(self.target.read(output, rows[chunk].to(output.device)))
+            bar.update(len(output))
         if not read:
             return low.new_zeros(0), low.new_zeros(0)
         logits, scores = zip(*read, strict=True)
         return torch.cat(logits), torch.cat(scores)
 
-    def _read(self, low: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Run one chunk of maps (R, 1, *spatial) on the examples they belong to, (R,)."""
-        arguments = tuple(
-            a[rows.to(a.device)]
-            if isinstance(a, Tensor) and a.dim() and len(a) == self.num_examples
-            else a
-            for a in self.arguments
+    def _rows_differ(self) -> bool:
+        """Say whether the examples differ in anything but what is masked."""
+        return (
+            not all(self.masked)
+            or any(source is not None and len(source[1]) > 1 for source in self._sources)
+            or any(self._is_per_example(argument) for argument in self.arguments)
         )
+
+    def _is_per_example(self, argument: Any) -> bool:
+        is_rows = isinstance(argument, Tensor) and argument.dim() > 0
+        return is_rows and len(argument) == self.num_examples
+
+    def _argument(self, argument: Any, rows: Tensor) -> Any:
+        if self._is_per_example(argument):
+            return argument[rows.to(argument.device)]
+        # A copy for each forward: some networks write into what they are given.
+        return argument.clone() if isinstance(argument, Tensor) else argument
+
+    def _forward(self, low: Tensor, rows: Tensor) -> Tensor:
+        """Run one chunk of maps (R, 1, *spatial) on the examples they belong to, (R,)."""
+        arguments = tuple(self._argument(argument, rows) for argument in self.arguments)
         masked = self._masked_inputs(low, rows)
         try:
             output = run_forward(self.forward_func, masked, None, arguments)
@@ -167,8 +190,7 @@ class MaskScorer:
                 raise
             self.channels_last = False
             output = run_forward(self.forward_func, self._masked_inputs(low, rows), None, arguments)
-        output = check_output(output, len(rows))
-        return self.target.read(output, rows.to(output.device))
+        return check_output(output, len(rows))
 
     def _masked_inputs(self, low: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         resized = [resize(low, size) for size in self.sizes]

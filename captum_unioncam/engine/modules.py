@@ -1,5 +1,7 @@
 """The model behind a forward function: naming its layers, holding its modes."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,10 +32,10 @@ def evaluating(model: nn.Module | None) -> Iterator[None]:
 
 def model_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
     """Return the module that `forward_func` is, is a method of, or partially applies."""
-    if isinstance(forward_func, nn.Module):
-        return forward_func
-    owner = getattr(forward_func, "func", getattr(forward_func, "__self__", None))
-    return model_behind(owner) if callable(owner) else None
+    inner: Any = forward_func
+    while isinstance(inner, functools.partial) or inspect.ismethod(inner):
+        inner = inner.func if isinstance(inner, functools.partial) else inner.__self__
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def check_layer(forward_func: Any, layer: Any) -> None:

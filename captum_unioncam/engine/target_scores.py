@@ -108,7 +108,7 @@ def check_output(output: Any, rows: int) -> Tensor:
     """Return the network's output if it is one tensor with a row per input row.
 
     Raises:
-        TypeError: if `output` is not a tensor.
+        TypeError: if `output` is not a floating point tensor.
         ValueError: if its first dimension is not the number of rows.
 
     """
@@ -117,6 +117,8 @@ def check_output(output: Any, rows: int) -> Tensor:
             f"forward_func must return one Tensor, got {type(output).__name__}; wrap it in a "
             "function that returns the tensor to explain"
         )
+    if not output.is_floating_point():
+        raise TypeError(f"forward_func must return floating point scores, got {output.dtype}")
     if output.dim() == 0 or len(output) != rows:
         raise ValueError(
             f"forward_func must return one row per example: got shape {tuple(output.shape)} "
@@ -145,8 +147,8 @@ class TargetScores:
         """Fix the target and what the output is, once, on the clean inputs."""
         index = target_index(target, output)
         classes = _class_vectors(output.detach(), index)
-        # A tolerance that rounding of the output's own dtype cannot exceed.
-        tolerance = max(torch.finfo(classes.dtype).eps, torch.finfo(output.dtype).eps, 1e-4)
+        # Rounding of probabilities in bfloat16 stays below this; they may have been widened since.
+        tolerance = torch.finfo(torch.bfloat16).eps
         distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= tolerance)
         return cls(score, index, distribution)
 
@@ -178,6 +180,8 @@ class TargetScores:
         if shape == tuple(output.shape):
             selected = torch.arange(len(output), device=output.device), *index.unbind(1)
             scored = scored[selected]
+        elif shape == (len(output), 1):
+            scored = scored[:, 0]
         elif shape != (len(output),):
             raise ValueError(
                 "a callable score must return a tensor of its input's shape "
