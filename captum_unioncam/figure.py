@@ -156,7 +156,7 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
         shrink=min(1.0, 2.2 / len(explanations)),
         pad=0.01,
     )
-    scale.set_label("map value (how much of the picture the mask keeps)", fontsize=10)
+    scale.set_label("map value (1 keeps the pixel, 0 blackens it)", fontsize=10)
     return figure
 
 

@@ -1,32 +1,31 @@
 """UnionCAM: denoise, unite, select (Hu, Wang, Lin, Yu, Frontiers in Neurorobotics 2024)."""
 
-import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_unioncam.engine import (
+    Attributions,
     BaselineType,
+    ClassActivationMap,
     LayerState,
     MaskScores,
     Score,
     TargetType,
     check_choice,
-    check_finite,
     check_flag,
     check_percent,
-    measured,
     percentile,
+    quotient,
+    weighted_sum,
 )
+from captum_unioncam.methods.score_cam import channel_weights
 
 DenoiseOn = Literal["all", "positive"]
 Alpha = Literal["sum", "count"]
 RegionWeights = Literal["score", "softmax"]
-Attributions = Tensor | tuple[Tensor, ...]
 
 
 class UnionCAMDetails(NamedTuple):
@@ -90,8 +89,7 @@ def denoise(
     W = W.where(percentile(W, theta, of_positive=denoise_on == "positive") <= W, 0).relu()
     spatial = tuple(range(2, W.dim()))
     divisor = (W if alpha == "sum" else W.gt(0)).sum(spatial, keepdim=True)
-    # Where the divisor is zero so is W, and the channel contributes exactly nothing.
-    return (W / divisor.where(divisor > 0, 1) * A).sum(1, keepdim=True).relu()
+    return weighted_sum(quotient(W, divisor), A).relu()
 
 
 def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score") -> Tensor:
@@ -110,13 +108,7 @@ def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score
         *Tensor* L_R of shape (N, 1, *spatial), not negative. Flat channels have weight zero.
 
     """
-    if region_weights == "softmax":
-        some = masked.live.any(1, keepdim=True)
-        w = masked.logits.where(masked.live | ~some, -torch.inf).softmax(1)
-    else:
-        w = masked.scores
-    w = w.where(masked.live, 0).to(A.dtype).reshape(*A.shape[:2], *[1] * (A.dim() - 2))
-    return (w * A).sum(1, keepdim=True).relu()
+    return weighted_sum(channel_weights(masked, region_weights), A).relu()
 
 
 def unite(D: Tensor, R: Tensor, beta_D: Tensor, beta_R: Tensor) -> Tensor:
@@ -162,7 +154,7 @@ def select(
     return DR.where(selected.reshape(-1, *[1] * (DR.dim() - 1)), R), selected
 
 
-class LayerUnionCAM(LayerAttribution, GradientAttribution):
+class LayerUnionCAM(ClassActivationMap):
     r"""UnionCAM: a class activation map from denoised gradients united with a region map.
 
     Three modules, in the paper's order (:math:`I_0` the input, :math:`I_b` the baseline,
@@ -197,27 +189,8 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
     Neurorobotics, 2024. https://doi.org/10.3389/fnbot.2024.1490198
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: nn.Module,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        r"""Name the model and the layer; nothing is registered or computed yet.
-
-        Args:
-            forward_func (Callable or torch.nn.Module): the model, or any function of it that
-                returns one row of scores per example. A module, its bound method or a partial
-                of it is explained in evaluation mode; behind any other function the model must
-                be in evaluation mode already.
-            layer (torch.nn.Module): layer whose activations make the map, usually the last
-                convolutional one; :func:`captum_unioncam.suggest_layer` names it.
-            device_ids (list[int], optional): order of the devices, needed only if forward_func
-                applies a DataParallel model without being one. Default: None
-
-        """
-        LayerAttribution.__init__(self, forward_func, layer, device_ids)
-        GradientAttribution.__init__(self, forward_func)
+    name = "UnionCAM"
+    perturbs = "inputs"
 
     @log_usage()
     def attribute(
@@ -321,74 +294,51 @@ class LayerUnionCAM(LayerAttribution, GradientAttribution):
             torch.Size([2, 1, 32, 32])
 
         """
-        theta = check_percent("theta", theta)
-        check_choice("denoise_on", denoise_on, ("all", "positive"))
-        check_choice("alpha", alpha, ("sum", "count"))
-        check_choice("region_weights", region_weights, ("score", "softmax"))
-        for name, flag in [("relu_attributions", relu_attributions),
-                           ("show_progress", show_progress),
-                           ("return_details", return_details)]:  # fmt: skip
-            check_flag(name, flag)
-
-        with measured(
-            self.forward_func,
-            self.layer,
-            inputs,
-            target,
-            additional_forward_args,
-            device_ids=self.device_ids,
-            attribute_to_layer_input=attribute_to_layer_input,
-            grad_kwargs=grad_kwargs,
-            baselines=baselines,
-            score=score,
-            perturbations_per_eval=perturbations_per_eval,
-        ) as states:
-            description = f"{self.get_name()} attribution" if show_progress else None
-            results = [
-                _union_cam(state, theta, denoise_on, alpha, region_weights, description)
-                for state in states
-            ]
-        maps = tuple(L.relu() if relu_attributions else L for L, _ in results)
-        blank = {row for L in maps for row in (L == 0).flatten(1).all(1).nonzero()[:, 0].tolist()}
-        if blank:
-            warnings.warn(
-                f"UnionCAM is blank for example(s) {sorted(blank)}: no channel of the layer "
-                "varies over space, or those that do sum to nothing positive (as under "
-                "negative weights with score='logit')",
-                UserWarning,
-                stacklevel=3,
-            )
-        details = tuple(detail for _, detail in results)
-        if len(results) == 1:
+        check_flag("return_details", return_details)
+        positional = (
+            inputs, target, additional_forward_args, attribute_to_layer_input,
+            relu_attributions, grad_kwargs,
+        )  # fmt: skip
+        options = {
+            "baselines": baselines,
+            "theta": theta,
+            "denoise_on": denoise_on,
+            "alpha": alpha,
+            "score": score,
+            "region_weights": region_weights,
+            "perturbations_per_eval": perturbations_per_eval,
+            "show_progress": show_progress,
+        }
+        results = self._measured_cams(positional, options)
+        maps = self._finished([(state, L) for state, (L, _) in results], relu_attributions)
+        details = tuple(
+            UnionCAMDetails(*(M.to(state.layer_tensor.dtype) for M in found[:3]), *found[3:])
+            for state, (_, found) in results
+        )
+        if len(maps) == 1:
             return (maps[0], details[0]) if return_details else maps[0]
         return (maps, details) if return_details else maps
 
-    def attribute_future(self) -> None:
-        """Not available: masked forwards run one after the other."""
-        raise NotImplementedError("attribute_future is not implemented for UnionCAM")
+    def _check(self, theta: Any, denoise_on: Any, alpha: Any, region_weights: Any) -> None:
+        check_percent("theta", theta)
+        check_choice("denoise_on", denoise_on, ("all", "positive"))
+        check_choice("alpha", alpha, ("sum", "count"))
+        check_choice("region_weights", region_weights, ("score", "softmax"))
 
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the method's name as progress bars and tables show it."""
-        return "UnionCAM"
-
-
-def _union_cam(
-    state: LayerState,
-    theta: float,
-    denoise_on: DenoiseOn,
-    alpha: Alpha,
-    region_weights: RegionWeights,
-    description: str | None,
-) -> tuple[Tensor, UnionCAMDetails]:
-    """Run the three modules on one measured layer tensor."""
-    A, W, scorer = state.activations, state.gradients, state.scorer
-    D = scorer.span(denoise(A, W, theta, denoise_on, alpha))
-    R = scorer.span(region(A, scorer.score(A, description), region_weights))
-    beta_D, beta_R = scorer.betas(torch.cat([D, R], dim=1)).unbind(1)
-    DR = scorer.span(unite(D, R, beta_D, beta_R))
-    beta_DR = scorer.betas(DR)[:, 0]
-    L, selected = select(D, R, DR, beta_R, beta_DR)
-    check_finite("maps", L, "the layer's values span more than their dtype can hold")
-    L, D, R, DR = (M.to(state.dtype) for M in (L, D, R, DR))
-    return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected)
+    def _cam(
+        self,
+        state: LayerState,
+        *,
+        theta: float = 10.0,
+        denoise_on: DenoiseOn = "all",
+        alpha: Alpha = "sum",
+        region_weights: RegionWeights = "score",
+    ) -> tuple[Tensor, UnionCAMDetails]:
+        A, W, masks = state.activations, state.gradients, state.masks
+        D = masks.span(denoise(A, W, theta, denoise_on, alpha))
+        R = masks.span(region(A, masks.score(A, show=True), region_weights))
+        beta_D, beta_R = masks.betas(torch.cat([D, R], dim=1)).unbind(1)
+        DR = masks.span(unite(D, R, beta_D, beta_R))
+        beta_DR = masks.betas(DR)[:, 0]
+        L, selected = select(D, R, DR, beta_R, beta_DR)
+        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected)

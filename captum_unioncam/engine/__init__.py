@@ -1,28 +1,46 @@
-"""Measures a layer and scores masked inputs, once, for every method built on it."""
+"""Measures a layer and scores perturbed inputs or features, once, for every method built on it."""
 
 from captum_unioncam.engine.arguments import (
     check_choice,
     check_finite,
     check_flag,
+    check_number,
     check_percent,
 )
+from captum_unioncam.engine.cam import (
+    Attributions,
+    ClassActivationMap,
+    quotient,
+    spatial_mean,
+    weighted_sum,
+)
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
-from captum_unioncam.engine.layer_state import LayerState, measured
-from captum_unioncam.engine.maps import percentile, resize
-from captum_unioncam.engine.mask_scoring import MaskScores
+from captum_unioncam.engine.feature_scoring import FeatureScores
+from captum_unioncam.engine.layer_state import LayerState
+from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
+from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.target_scores import Score
 
 __all__ = [
+    "Attributions",
     "BaselineType",
+    "ClassActivationMap",
+    "FeatureScores",
     "LayerState",
+    "MaskScorer",
     "MaskScores",
     "Score",
     "TargetType",
     "check_choice",
     "check_finite",
     "check_flag",
+    "check_number",
     "check_percent",
-    "measured",
+    "min_max",
     "percentile",
+    "quotient",
     "resize",
+    "spatial_mean",
+    "unit_range",
+    "weighted_sum",
 ]

@@ -33,6 +33,17 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
+def check_number(name: str, value: Any, *, above: float | None = None, whole: bool = False) -> None:
+    """Raise unless `value` is a finite number, greater than `above`, and an int if `whole`."""
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "an int" if whole else "a number"
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+    if not math.isfinite(float(value)) or (above is not None and float(value) <= above):
+        bound = f" greater than {above}" if above is not None else ""
+        raise ValueError(f"{name} must be a finite number{bound}, got {value}")
+
+
 def check_percent(name: str, value: Any) -> float:
     """Return `value` as float.
 
