@@ -6,11 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from captum_unioncam import __version__
-from captum_unioncam.engine.arguments import check_percent
+from captum_unioncam.engine.arguments import check_choice, check_percent
 
 MOST_ROWS = 20
 MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
@@ -25,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         *int*: 0 if all went well, 1 if some image could not be explained, 2 if the command
         cannot run as it was given, 130 if it was interrupted.
-
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         "--target", default="top1", help="class to explain: top1 (default), a number, or a name"
     )
     explain.add_argument(
-        "--theta", type=float, default=10.0, help="percentile of the denoising (default: 10)"
+        "--method",
+        default="unioncam",
+        help="a name that 'unioncam methods' lists (default: unioncam)",
+    )
+    explain.add_argument(
+        "--theta", type=float, help="percentile of the denoising (UnionCAM's default: 10)"
     )
     explain.add_argument(
         "--save-maps", type=Path, metavar="DIR", help="also write each map there, as NAME.npy"
@@ -93,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     explain.set_defaults(run=_explain)
+
+    methods = commands.add_parser("methods", help="list the methods that explain knows")
+    methods.add_argument("--markdown", action="store_true", help="as a Markdown table with links")
+    methods.set_defaults(run=_methods)
 
     for command, default, folder in (
         (demo, "unioncam_demo.png", ""),
@@ -127,14 +136,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     }
     network = networks.demo_network()
     layer = networks.find_layer(network.model, "auto", torch.zeros(1, 3, 224, 224))
+    subject = figure.Subject(network, layer.layer, show_progress=not arguments.quiet)
     explained: list[figure.Explanation] = []
     for name, pixels in photographs.items():
         _say(f"{name} ({len(explained) + 1} of {len(photographs)})", arguments.quiet)
-        picture, progress = Image.fromarray(pixels), not arguments.quiet
-        explained.append(
-            figure.explain(network, layer.layer, name, picture, show_progress=progress)
-        )
-    figure.save(figure.draw(explained, _heading(network.name, layer.name)), output)
+        explained.append(figure.explain(subject, name, Image.fromarray(pixels)))
+    figure.save(figure.draw(explained, _heading(network.name, layer.name, "unioncam")), output)
     print(figure.table(explained))
     print(f"picture written to {output}")
     return 0
@@ -145,7 +152,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     from captum_unioncam import figure, networks, pictures
 
-    check_percent("--theta", arguments.theta)
+    options = _method_options(arguments)
     into_folder = _check_output(arguments.output, len(arguments.images))
     if arguments.save_maps is not None:
         arguments.save_maps.mkdir(parents=True, exist_ok=True)
@@ -153,7 +160,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     has_cuda = torch.cuda.is_available()
     device = arguments.device or ("cuda" if has_cuda else "cpu")
     network.model.to(device)
-    layer, target, failed = None, None, 0
+    subject, heading, failed = None, "", 0
     explained: list[figure.Explanation] = []
     for (path, name), number in zip(_named(arguments.images), itertools.count(1), strict=False):
         picture_file = arguments.output / f"{name}.png" if into_folder else arguments.output
@@ -166,15 +173,16 @@ def _explain(arguments: argparse.Namespace) -> int:
             print(f"unioncam: {error}", file=sys.stderr)
             failed += 1
             continue
-        if layer is None:
+        if subject is None:
             x = network.prepare(picture)[0].to(device)
             layer = networks.find_layer(network.model, arguments.layer, x)
+            heading = _heading(network.name, layer.name, arguments.method)
             target = networks.find_class(network, arguments.target, x)
+            subject = figure.Subject(
+                network, layer.layer, arguments.method, target, options, not arguments.quiet
+            )
         try:
-            explanation = figure.explain(
-                network, layer.layer, path.name, picture, target, arguments.theta,
-                show_progress=not arguments.quiet,
-            )  # fmt: skip
+            explanation = figure.explain(subject, path.name, picture)
         except ValueError as error:
             print(f"unioncam: {path}: {error}", file=sys.stderr)
             failed += 1
@@ -184,16 +192,37 @@ def _explain(arguments: argparse.Namespace) -> int:
             np.save(arguments.save_maps / f"{name}.npy", explanation.attribution)
         # Drawn after each image: a run that is stopped leaves what it has finished.
         rows = [explanation] if into_folder else explained
-        figure.save(figure.draw(rows, _heading(network.name, layer.name)), picture_file)
+        figure.save(figure.draw(rows, heading), picture_file)
     if explained:
         print(figure.table(explained))
         print(f"{'pictures' if into_folder else 'picture'} written to {arguments.output}")
     return 1 if failed else 0
 
 
-def _heading(network: str, layer: str) -> str:
+def _methods(arguments: argparse.Namespace) -> int:
+    from captum_unioncam.registry import methods_table
+
+    print(methods_table(markdown=arguments.markdown))
+    return 0
+
+
+def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Check ``--method`` and what was said for it, before anything is loaded."""
+    from captum_unioncam.registry import METHODS
+
+    check_choice("--method", arguments.method, tuple(METHODS))
+    if arguments.theta is None:
+        return {}
+    if "theta" not in METHODS[arguments.method].options:
+        raise ValueError(f"--method {arguments.method} has no theta; drop --theta")
+    return {"theta": check_percent("--theta", arguments.theta)}
+
+
+def _heading(network: str, layer: str, method: str) -> str:
+    from captum_unioncam.registry import METHODS
+
     return (
-        f"UnionCAM on {network}, layer {layer}, black baseline\n"
+        f"{METHODS[method].title} on {network}, layer {layer}, black baseline\n"
         "β: probability of the masked picture minus that of black"
     )
 

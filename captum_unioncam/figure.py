@@ -1,8 +1,10 @@
 """Explanations of photographs, drawn beside them and listed as a table."""
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +19,27 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.maps import resize, span_resized
 from captum_unioncam.networks import Network
-from captum_unioncam.unioncam import LayerUnionCAM
+from captum_unioncam.registry import METHODS
+from captum_unioncam.unioncam import UnionCAMDetails
 
 HEAT = "turbo"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A map at the size of the picture, in [0, 1], under its name and score."""
+    """A map at the size of the picture, in [0, 1], under its name and score.
+
+    Attributes:
+        title (str): the map's name.
+        beta (float): probability over black of the picture masked by it.
+        heat (ndarray): the map, (H, W).
+        score (str): what the figure says of its beta.
+    """
 
     title: str
-    score: str
+    beta: float
     heat: NDArray[np.float32]
+    score: str
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,10 @@ class Explanation:
         picture (ndarray): what the network sees, RGB in [0, 1], (H, W, 3).
         class_name (str): the class explained.
         probability (float): its softmax probability.
-        panels (list[Panel]): Grad-CAM, the denoised and the region map, and UnionCAM.
-        betas (tuple[float, ...]): probability over black of the picture masked by Grad-CAM,
-            the denoised map, the region map and their union.
-        selected (str): which map AMS chose, "union" or "region".
-        attribution (ndarray): UnionCAM at layer resolution, (h, w).
-
+        panels (list[Panel]): Grad-CAM and what there is between it and the method's own map,
+            which comes last.
+        scores (dict[str, str]): columns for the table, by header.
+        attribution (ndarray): the method's map at its own resolution, (h, w).
     """
 
     name: str
@@ -53,79 +62,114 @@ class Explanation:
     class_name: str
     probability: float
     panels: list[Panel]
-    betas: tuple[float, float, float, float]
-    selected: str
+    scores: dict[str, str]
     attribution: NDArray[np.float32]
 
 
-def explain(
-    network: Network,
-    layer: nn.Module,
-    name: str,
-    picture: Image,
-    target: int | None = None,
-    theta: float = 10.0,
-    *,
-    show_progress: bool = False,
-) -> Explanation:
-    """Explain a photograph with Captum's Grad-CAM and with UnionCAM, over a black baseline.
+@dataclass(frozen=True)
+class Subject:
+    """A network, and what of it is to be explained how.
+
+    Attributes:
+        network (Network): the network.
+        layer (nn.Module): its layer.
+        method (str): name of the method in the registry.
+        target (int, optional): the class; None takes each picture's most probable one.
+        options (dict): options of the method's `attribute`.
+        show_progress (bool): show progress bars on stderr.
+    """
+
+    network: Network
+    layer: nn.Module
+    method: str = "unioncam"
+    target: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    show_progress: bool = False
+
+
+def explain(subject: Subject, name: str, picture: Image) -> Explanation:
+    """Explain a photograph with Captum's Grad-CAM and with a method, over a black baseline.
 
     Args:
-        network (Network): the network.
-        layer (nn.Module): its layer to explain.
+        subject (Subject): the network and how to explain it.
         name (str): what to call the photograph.
         picture (Image): an RGB picture of any size.
-        target (int, optional): the class; None takes the most probable one. Default: None
-        theta (float, optional): percentile of UnionCAM's denoising. Default: 10.0
-        show_progress (bool, optional): progress bar on stderr. Default: False
 
     Returns:
         *Explanation* with every map at the size of the network's input.
-
     """
+    network, model = subject.network, subject.network.model
     x, black, shown = network.prepare(picture)
-    device = next((p.device for p in network.model.parameters()), x.device)
+    device = next((p.device for p in model.parameters()), x.device)
     x, black = x.to(device), black.to(device)
     size = x.shape[2:]
 
     def probabilities(inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            output: Tensor = network.model(inputs)
+            output: Tensor = model(inputs)
         return output.softmax(1)
 
     clean = probabilities(x)[0]
-    chosen = int(clean.argmax()) if target is None else target
-    grad_cam = LayerGradCam(network.model, layer).attribute(x, chosen, relu_attributions=True)
-    grad_cam = resize(span_resized(grad_cam.detach(), [size]), size)
-    masked = probabilities(torch.cat([black + grad_cam * (x - black), black]))[:, chosen]
-    attribution, found = LayerUnionCAM(network.model, layer).attribute(
-        x, chosen, baselines=black, theta=theta, show_progress=show_progress, return_details=True
-    )
-    beta_D, beta_R, beta_DR = (
-        float(b) for b in (found.beta_denoised, found.beta_region, found.beta_union)
-    )
-    selected = "union" if found.selected_union.item() else "region"
-    sign = ">" if selected == "union" else "≤"
+    chosen = int(clean.argmax()) if subject.target is None else subject.target
+    grad_cam = LayerGradCam(model, subject.layer).attribute(x, chosen, relu_attributions=True)
+    attribution, details = _attributed(subject, x, black, chosen)
+    maps = {"Grad-CAM": grad_cam.detach(), METHODS[subject.method].title: attribution}
+    if details is not None:
+        between = {"denoised map D": details.denoised, "region map R": details.region}
+        maps = {"Grad-CAM": grad_cam.detach(), **between, "UnionCAM": attribution}
+    heats = {title: resize(span_resized(cam, [size]), size) for title, cam in maps.items()}
+    masked = torch.cat([black + heat * (x - black) for heat in heats.values()])
+    betas = (probabilities(masked) - probabilities(black))[:, chosen].tolist()
     panels = [
-        ("Grad-CAM", f"β = {float(masked[0] - masked[1]):+.3f}", grad_cam),
-        ("denoised map D", f"β_D = {beta_D:+.3f}", resize(found.denoised, size)),
-        ("region map R", f"β_R = {beta_R:+.3f}", resize(found.region, size)),
-        (
-            f"UnionCAM: {selected} chosen",
-            f"β_DR = {beta_DR:+.3f} {sign} β_R",
-            resize(attribution, size),
-        ),
+        Panel(title, beta, heat[0, 0].cpu().float().numpy(), f"β = {beta:+.3f}")
+        for (title, heat), beta in zip(heats.items(), betas, strict=True)
     ]
+    scores = {f"β {panel.title}": f"{panel.beta:+.3f}" for panel in panels}
+    if details is not None:
+        union = float(details.beta_union)
+        is_union = bool(details.selected_union)
+        scores = {
+            "β Grad-CAM": f"{betas[0]:+.3f}",
+            "β_D": f"{float(details.beta_denoised):+.3f}",
+            "β_R": f"{float(details.beta_region):+.3f}",
+            "β_DR": f"{union:+.3f}",
+            "chosen": "union" if is_union else "region",
+        }
+        panels[1] = replace(panels[1], score=f"β_D = {scores['β_D']}")
+        panels[2] = replace(panels[2], score=f"β_R = {scores['β_R']}")
+        panels[3] = replace(
+            panels[3],
+            title=f"UnionCAM: {scores['chosen']} chosen",
+            score=f"β_DR = {union:+.3f} {'>' if is_union else '≤'} β_R",
+        )
     return Explanation(
         name,
         shown[0].permute(1, 2, 0).numpy(),
         network.class_name(chosen),
         float(clean[chosen]),
-        [Panel(title, score, heat[0, 0].cpu().float().numpy()) for title, score, heat in panels],
-        (float(masked[0] - masked[1]), beta_D, beta_R, beta_DR),
-        selected,
+        panels,
+        scores,
         attribution[0, 0].cpu().float().numpy(),
     )
+
+
+def _attributed(
+    subject: Subject, x: Tensor, black: Tensor, target: int
+) -> tuple[Tensor, UnionCAMDetails | None]:
+    """Run the method; UnionCAM also returns what its modules found."""
+    method = METHODS[subject.method]
+    model = subject.network.model
+    attribution = method.cls(model, subject.layer) if method.needs_layer else method.cls(model)
+    parameters = inspect.signature(method.cls.attribute).parameters
+    available = {
+        "baselines": black,
+        "relu_attributions": True,
+        "show_progress": subject.show_progress,
+        "return_details": True,
+    }
+    options = {name: value for name, value in available.items() if name in parameters}
+    found = attribution.attribute(x, target, **{**options, **subject.options})
+    return (found[0], found[1]) if "return_details" in options else (found.detach(), None)
 
 
 def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
@@ -177,16 +221,9 @@ def writable_suffixes() -> set[str]:
 
 def table(explanations: Sequence[Explanation]) -> str:
     """Return the scores as lines of text, aligned in columns."""
-    header = ["image", "class", "probability", "β Grad-CAM", "β_D", "β_R", "β_DR", "chosen"]
+    header = ["image", "class", "probability", *explanations[0].scores]
     rows = [
-        [
-            explanation.name,
-            explanation.class_name,
-            f"{explanation.probability:.3f}",
-            *(f"{beta:+.3f}" for beta in explanation.betas),
-            explanation.selected,
-        ]
-        for explanation in explanations
+        [e.name, e.class_name, f"{e.probability:.3f}", *e.scores.values()] for e in explanations
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [

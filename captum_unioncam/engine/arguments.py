@@ -50,7 +50,6 @@ def check_percent(name: str, value: Any) -> float:
     Raises:
         TypeError: if it is not a number.
         ValueError: if it is outside [0, 100].
-
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number from 0 to 100, got {type(value).__name__}")
@@ -77,7 +76,6 @@ def parse_inputs(inputs: Any) -> tuple[Tensor, ...]:
     Raises:
         TypeError: if `inputs` is not a tensor or a tuple of tensors.
         ValueError: if there is no example, or the inputs disagree on how many there are.
-
     """
     parsed = inputs if isinstance(inputs, tuple) else (inputs,)
     for position, value in enumerate(parsed):
@@ -116,7 +114,6 @@ def maskable(inputs: tuple[Tensor, ...], layer_output: Tensor) -> tuple[bool, ..
 
     Raises:
         ValueError: if there is none.
-
     """
     fits = tuple(x.is_floating_point() and x.dim() == layer_output.dim() for x in inputs)
     if not any(fits):
@@ -143,7 +140,6 @@ def parse_baselines(
     Raises:
         TypeError: if a baseline is neither a number nor a tensor.
         ValueError: if there is not one per input, or a shape does not fit.
-
     """
     if baselines is None:
         return (0,) * len(inputs)

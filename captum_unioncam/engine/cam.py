@@ -11,6 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
+from captum_unioncam.engine.captum_compat import BaselineType
 from captum_unioncam.engine.layer_state import LayerState, checked_call, measured
 from captum_unioncam.engine.target_scores import Score
 
@@ -48,7 +49,8 @@ OPTION_ARGS = {
     "baselines": """\
             baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
                 per input: a number, or a tensor that broadcasts to the input. For a black image
-                under mean and standard deviation use ``black_baseline``. Default: 0
+                under mean and standard deviation use ``black_baseline``.
+                Default: {baselines}
 """,
     "score": """\
             score (str or Callable, optional): f_c: "probability", "logit", or a function of the
@@ -85,6 +87,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         needs_gradients = True                    # whether the clean pass runs a backward
         perturbs = None | "inputs" | "features"   # adds the engine's options to `attribute`
         default_score = "probability"             # f_c, where something is perturbed
+        default_baselines = "0"                   # what the docstring says of `_baselines`
 
         def _cam(self, state, *, option=default): # signed map, (N, 1, *spatial)
 
@@ -96,6 +99,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
     needs_gradients: ClassVar[bool] = True
     perturbs: ClassVar[Literal["inputs", "features"] | None] = None
     default_score: ClassVar[Score] = "probability"
+    default_baselines: ClassVar[str] = "0"
     _cam: Callable[..., Any]
 
     def __init__(
@@ -115,7 +119,6 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
                 convolutional one; :func:`captum_unioncam.suggest_layer` names it.
             device_ids (list[int], optional): order of the devices, needed only if forward_func
                 applies a DataParallel model without being one. Default: None
-
         """
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
@@ -169,6 +172,8 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         check_flag("show_progress", show_progress)
         engine = {n: chosen.pop(n) for n in ENGINE_OPTIONS[self.perturbs] if n in chosen}
         self._check(**chosen)
+        if "baselines" in engine and engine["baselines"] is None:
+            engine["baselines"] = self._baselines(inputs)
         call = checked_call(
             self.forward_func,
             self.layer,
@@ -183,6 +188,10 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         )
         with measured(call, needs_gradients=self.needs_gradients) as states:
             return [(state, self._cam(state, **chosen)) for state in states]
+
+    def _baselines(self, inputs: Any) -> BaselineType:
+        """Return what masked-out parts show where the user says nothing; inputs are unchecked."""
+        return None
 
     def _check(self, *_: Any, **options: Any) -> None:
         """Raise for wrong values of the method's own options, before any forward."""
@@ -240,7 +249,8 @@ def _attribute_of(cls: type[ClassActivationMap]) -> Callable[..., Any]:
     own = inspect.getdoc(cls._cam) or ""
     _, _, own_args = own.partition("Args:\n")
     shared = "".join(
-        OPTION_ARGS[name].format(score=cls.default_score) for name in ENGINE_OPTIONS[cls.perturbs]
+        OPTION_ARGS[name].format(score=cls.default_score, baselines=cls.default_baselines)
+        for name in ENGINE_OPTIONS[cls.perturbs]
     )
     own_text = "".join(f"        {line}\n" for line in own_args.rstrip().splitlines())
     attribute.__doc__ = (

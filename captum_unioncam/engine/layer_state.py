@@ -5,91 +5,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
-from captum_unioncam.engine.captum_compat import (
-    BaselineType,
-    TargetType,
-    compute_layer_gradients_and_eval,
-    forward_layer_eval,
-    run_forward,
-)
+from captum_unioncam.engine.call import Call, checked_call
+from captum_unioncam.engine.captum_compat import run_forward
+from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScores, score_features
 from captum_unioncam.engine.mask_scoring import MaskScorer
-from captum_unioncam.engine.modules import (
-    check_layer,
-    describe_layer,
-    evaluating,
-    in_training,
-    model_behind,
-)
-from captum_unioncam.engine.target_scores import (
-    Score,
-    TargetScores,
-    check_output,
-    parse_target,
-    widened,
-)
+from captum_unioncam.engine.modules import evaluating, in_training, model_behind
+from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 from captum_unioncam.engine.tokens import TokenGrid, find_grid
 
-
-@dataclass(frozen=True)
-class Call:
-    """What the user asked for, checked; lives as long as one call.
-
-    Attributes:
-        forward_func (Callable): the model, or any function of it.
-        layer (nn.Module, optional): the layer to explain; None for methods without one.
-        inputs (tuple[Tensor, ...]): the user's inputs, detached.
-        target (Any): the target in plain Python.
-        extra (tuple): additional forward arguments.
-        device_ids (list[int], optional): order of the devices of a hidden DataParallel.
-        attribute_to_layer_input (bool): explain the layer's input instead of its output.
-        grad_kwargs (dict, optional): further arguments of ``torch.autograd.grad``.
-        baselines (tuple): one baseline per input, numbers or tensors.
-        score (Score): what f_c is.
-        rows_per_forward (int, optional): most rows of a forward; None lets the engine decide.
-        description (str, optional): name for progress bars; None shows none.
-
-    """
-
-    forward_func: Callable[..., Any]
-    layer: Any
-    inputs: tuple[Tensor, ...]
-    target: Any
-    extra: tuple[Any, ...]
-    device_ids: list[int] | None
-    attribute_to_layer_input: bool
-    grad_kwargs: dict[str, Any] | None
-    baselines: tuple[Tensor | int | float, ...]
-    score: Score
-    rows_per_forward: int | None
-    description: str | None
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples, N."""
-        return len(self.inputs[0])
-
-    @property
-    def layer_name(self) -> str:
-        """The layer as error messages name it."""
-        return describe_layer(self.forward_func, self.layer) if self.layer else "no layer"
-
-    def is_per_example(self, argument: Any) -> bool:
-        """Say whether an additional argument has one row per example."""
-        is_rows = isinstance(argument, Tensor) and argument.dim() > 0
-        return is_rows and len(argument) == self.num_examples
-
-    def argument(self, argument: Any, rows: Tensor) -> Any:
-        """Return an additional argument for the examples `rows`, safe to write into."""
-        if self.is_per_example(argument):
-            return argument[rows.to(argument.device)]
-        return argument.clone() if isinstance(argument, Tensor) else argument
+__all__ = ["Call", "LayerState", "checked_call", "measured", "measured_inputs"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +39,6 @@ class LayerState:
         grid (TokenGrid, optional): how tokens lie on the image; None for layers of maps.
         position (int): which of the layer's tensors this is.
         layer_calls (int): how often a forward calls the layer; its last call is measured.
-
     """
 
     call: Call
@@ -129,7 +58,6 @@ class LayerState:
 
         Raises:
             ValueError: if no input is floating point and of the maps' rank.
-
         """
         call = self.call
         masked = check.maskable(call.inputs, self.activations)
@@ -149,13 +77,12 @@ class LayerState:
             count (int): how many perturbations there are.
             perturbed (Callable): takes an example's number and the numbers of R perturbations,
                 returns features for them, (R, C, *spatial).
-
         """
         return score_features(self, count, perturbed, description=self.call.description)
 
     def measured_at(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return activations and gradients at other inputs of the same shapes."""
-        measured = _clean_pass(self.call, inputs, needs_gradients=True)
+        measured = clean_pass(self.call, inputs, needs_gradients=True)
         A, W = measured.activations[self.position], measured.gradients[self.position]
         cause = "the network overflows on the changed inputs"
         check.check_finite("activations", A, cause)
@@ -174,58 +101,6 @@ def _as_maps(values: Tensor, grid: TokenGrid | None) -> Tensor:
     return values if grid is None else grid.to_maps(values)
 
 
-def checked_call(
-    forward_func: Callable[..., Any],
-    layer: nn.Module | None,
-    inputs: Any,
-    target: TargetType = None,
-    additional_forward_args: Any = None,
-    *,
-    device_ids: list[int] | None = None,
-    attribute_to_layer_input: bool = False,
-    grad_kwargs: dict[str, Any] | None = None,
-    baselines: BaselineType = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    description: str | None = None,
-) -> Call:
-    """Check the arguments of an `attribute` and return them as a Call, before any forward.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if it is out of range, of the wrong shape, or not finite.
-
-    """
-    if layer is not None:
-        check_layer(forward_func, layer)
-    check.check_flag("attribute_to_layer_input", attribute_to_layer_input)
-    check.check_perturbations_per_eval(perturbations_per_eval)
-    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
-        raise TypeError(f"grad_kwargs must be a dict or None, got {type(grad_kwargs).__name__}")
-    if not callable(score):
-        check.check_choice("score", score, ("probability", "logit"))
-    parsed = check.parse_inputs(inputs)
-    extra = additional_forward_args
-    call = Call(
-        forward_func,
-        layer,
-        tuple(x.detach() for x in parsed),
-        parse_target(target, len(parsed[0])),
-        () if extra is None else extra if isinstance(extra, tuple) else (extra,),
-        device_ids or getattr(forward_func, "device_ids", None),
-        attribute_to_layer_input,
-        grad_kwargs,
-        check.parse_baselines(baselines, parsed),
-        score,
-        perturbations_per_eval and perturbations_per_eval * len(parsed[0]),
-        description,
-    )
-    for x in call.inputs:
-        if x.is_floating_point():
-            check.check_finite("inputs", x, "clean them before attribution")
-    return call
-
-
 @contextmanager
 def measured(call: Call, *, needs_gradients: bool = True) -> Iterator[tuple[LayerState, ...]]:
     """Run the clean inputs once and yield one state per layer tensor.
@@ -237,7 +112,7 @@ def measured(call: Call, *, needs_gradients: bool = True) -> Iterator[tuple[Laye
     _warn_of_training_mode(model, call.layer)
     # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        clean = _clean_pass(call, call.inputs, needs_gradients=needs_gradients)
+        clean = clean_pass(call, call.inputs, needs_gradients=needs_gradients)
         yield tuple(_state(call, clean, position) for position in range(len(clean.activations)))
 
 
@@ -265,7 +140,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
         yield MaskScorer(call, check.maskable(call.inputs, like), call.baselines, target)
 
 
-def _state(call: Call, clean: "_CleanPass", position: int) -> LayerState:
+def _state(call: Call, clean: CleanPass, position: int) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
     _check_layer_tensor(A, W, call.num_examples, call.layer_name)
     grid = find_grid(A, call.inputs)
@@ -274,117 +149,6 @@ def _state(call: Call, clean: "_CleanPass", position: int) -> LayerState:
         call, _as_maps(A, grid), _as_maps(W, grid) if W.numel() else W, target,
         logits.to(A.device), scores.to(A.device), A, grid, position, clean.layer_calls,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _CleanPass:
-    """One forward, and one backward where gradients are needed; everything detached."""
-
-    activations: tuple[Tensor, ...]
-    gradients: tuple[Tensor, ...]
-    target: TargetScores
-    read: tuple[Tensor, Tensor]
-    layer_calls: int
-
-
-def _clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool) -> _CleanPass:
-    """Run inputs through Captum's hooks.
-
-    Raises:
-        ValueError: if the layer is never reached, or does not reach the output.
-        TypeError: if the layer or the network gives something other than tensors.
-
-    """
-    read: list[tuple[TargetScores, Tensor, Tensor]] = []
-    seen: list[Any] = []
-    name = call.layer_name
-
-    def target_output(*args: Any) -> Tensor:
-        # Selecting here lets a wrong target be named before Captum's assertions see it.
-        output = check_output(call.forward_func(*args), len(inputs[0]))
-        target = TargetScores.from_output(call.score, call.target, output)
-        rows = torch.arange(len(output), device=output.device)
-        with torch.no_grad():
-            read.append((target, *target.read(output.detach(), rows)))
-        return target.raw(output, rows)
-
-    def look(module: nn.Module, args: Any, result: Any = None) -> None:
-        value = args if call.attribute_to_layer_input else result
-        seen.append(value)
-        tensors = value if isinstance(value, tuple | list) else (value,)
-        if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
-            kinds = ", ".join(
-                str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in tensors
-            )
-            side = "takes" if call.attribute_to_layer_input else "returns"
-            raise TypeError(
-                f"{name} {side} {kinds or 'nothing by position'}; a map needs a floating point "
-                "Tensor or a tuple of them"
-            )
-
-    register = (
-        call.layer.register_forward_pre_hook
-        if call.attribute_to_layer_input
-        else call.layer.register_forward_hook
-    )
-    handle = register(look)
-    # Copies keep in-place first layers, and gradient flags that Captum sets, off the user's.
-    copies = tuple(x.detach().clone() for x in inputs)
-    extra = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in call.extra)
-    try:
-        if needs_gradients:
-            gradients, activations = compute_layer_gradients_and_eval(
-                target_output,
-                call.layer,
-                copies,
-                None,
-                extra,
-                device_ids=call.device_ids,
-                attribute_to_layer_input=call.attribute_to_layer_input,
-                grad_kwargs=call.grad_kwargs,
-            )
-        else:
-            activations = forward_layer_eval(
-                target_output, copies, call.layer, extra, call.device_ids,
-                call.attribute_to_layer_input,
-            )  # fmt: skip
-            gradients = tuple(a.new_zeros(0) for a in activations)
-    except AssertionError as error:
-        if "Elements to be reduced" in str(error):
-            raise ValueError(_beside_the_path(name)) from error
-        # An assertion of the user's own, before the layer or after it, is not ours to explain.
-        if seen or not read:
-            raise
-        raise ValueError(
-            f"{name} was never called by forward_func; pass a layer of this very model, one that "
-            "runs in its forward (a compiled or traced model hides its layers)"
-        ) from error
-    except RuntimeError as error:
-        if "used in the graph" in str(error):
-            raise ValueError(_beside_the_path(name)) from error
-        if "does not require grad" in str(error):
-            raise ValueError(
-                f"no gradients flow from the output to {name}: forward_func runs it under "
-                "no_grad or inference_mode, or detaches what follows it"
-            ) from error
-        raise
-    finally:
-        handle.remove()
-    target, logits, scores = read[-1]
-    return _CleanPass(
-        tuple(a.detach() for a in activations),
-        tuple(g.detach() for g in gradients),
-        target,
-        (logits, scores),
-        len(seen),
-    )
-
-
-def _beside_the_path(name: str) -> str:
-    return (
-        f"the target does not depend on {name}; choose another layer, or pass "
-        "grad_kwargs={'materialize_grads': True} to take its gradients as zero"
-    )
 
 
 def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> None:

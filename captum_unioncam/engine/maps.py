@@ -74,7 +74,6 @@ def percentile(values: Tensor, theta: float, *, of_positive: bool = False) -> Te
         >>> import torch
         >>> percentile(torch.tensor([[[4.0, 1.0, 3.0, 2.0]]]), 50).item()
         2.5
-
     """
     # Sorting has no limit on size or dtype, which torch.quantile has.
     ordered = values.flatten(2).sort(dim=2).values
@@ -96,7 +95,6 @@ class DistinctMaps(NamedTuple):
         maps (Tensor): distinct maps that are not flat, (M, 1, *spatial).
         channels (Tensor): which channels of the stack are not flat, (N, K) bool.
         inverse (Tensor): the distinct map of each of those channels, (channels.sum(),).
-
     """
 
     rows: Tensor

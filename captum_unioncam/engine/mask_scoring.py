@@ -20,7 +20,7 @@ from captum_unioncam.engine.maps import (
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 
 if TYPE_CHECKING:
-    from captum_unioncam.engine.layer_state import Call
+    from captum_unioncam.engine.call import Call
 
 # Elements of input that one forward carries when the engine chooses: 4 images of 3 x 224 x 224 on
 # a CPU, where more rows fall out of its caches, and 64 on an accelerator, which more rows feed.
@@ -51,7 +51,6 @@ class MaskScores(NamedTuple):
         logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.
         scores (Tensor): the target's score f_c, (N, K); maps that are not live have f_c(I_b).
         live (Tensor): False for flat maps, which mask everything, (N, K) bool.
-
     """
 
     logits: Tensor
@@ -67,7 +66,6 @@ class MaskScorer:
         masked (tuple[bool, ...]): which of the inputs are masked; the others pass.
         baselines (tuple): what replaces each masked-out input, a number or a tensor.
         target (TargetScores): what is read from an output.
-
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class MaskScorer:
 
         Raises:
             ValueError: if a masked input has a score that is not finite.
-
         """
         return self.score_prepared(unit_range(maps), show=show, finish=finish or min_max_together)
 

@@ -27,7 +27,6 @@ def parse_target(target: TargetType, num_examples: int) -> Any:
     Raises:
         TypeError: if `target` is of no kind that Captum knows.
         ValueError: if a list or tensor does not hold one entry per example.
-
     """
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
@@ -71,7 +70,6 @@ def target_index(target: Any, output: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the target is missing, out of range, or of another depth than `output`.
-
     """
     shape = tuple(output.shape)
     depth = output.dim() - 1
@@ -110,7 +108,6 @@ def check_output(output: Any, rows: int) -> Tensor:
     Raises:
         TypeError: if `output` is not a floating point tensor.
         ValueError: if its first dimension is not the number of rows.
-
     """
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -135,7 +132,6 @@ class TargetScores:
         score (Score): what f_c is.
         index (Tensor): the target in each example's output, (N, k).
         is_probability (Tensor): whether an example's output is a distribution already, (N,).
-
     """
 
     score: Score
@@ -158,7 +154,6 @@ class TargetScores:
         Args:
             output (Tensor): what forward_func returned for R inputs.
             rows (Tensor): the example that each of them belongs to, (R,).
-
         """
         index = self.index[rows]
         return _class_vectors(output, index).gather(1, _class_column(index))[:, 0]

@@ -1,36 +1,39 @@
 """Layers of vision transformers: a row of tokens read as a grid of maps."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# How many tokens may lead the patches, and whether the last pixels may belong to none. Two and
+# five are a distillation token and four registers beside the class token; they are told from a
+# grid that is cut off only by patches that fit exactly.
+PREFIXES = ((0, False), (1, False), (0, True), (1, True), (2, False), (5, False))
 
 
 class TokenGrid(NamedTuple):
     """How the tokens of a layer lie on the image.
 
     Attributes:
-        prefix (int): leading tokens that belong to no patch: 1 for a class token, or 0.
+        prefix (int): leading tokens that belong to no patch: a class token, distillation token
+            or registers.
         size (tuple[int, int]): rows and columns of patches.
-
     """
 
     prefix: int
     size: tuple[int, int]
 
     def to_maps(self, tokens: Tensor) -> Tensor:
-        """Return tokens (N, T, D) as maps (N, D, rows, columns), without the class token."""
+        """Return tokens (N, T, D) as maps (N, D, rows, columns), without those that lead."""
         patches = tokens[:, self.prefix :].mT
         return patches.reshape(*patches.shape[:2], *self.size)
 
     def to_tokens(self, maps: Tensor, tokens: Tensor) -> Tensor:
-        """Return maps (R, D, rows, columns) as tokens (R, T, D), with the class token of `tokens`.
+        """Return maps (R, D, rows, columns) as tokens (R, T, D), led by those of `tokens`.
 
         Args:
             maps (Tensor): maps to lay out.
             tokens (Tensor): the layer's own tokens of one example, (1, T, D).
-
         """
         prefix = tokens[:, : self.prefix].expand(len(maps), -1, -1)
         return torch.cat([prefix, maps.flatten(2).mT.to(prefix)], dim=1)
@@ -41,7 +44,6 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
 
     Raises:
         ValueError: if the layer gives tokens that form no grid over the image.
-
     """
     images = [x for x in inputs if x.is_floating_point() and x.dim() == 4]
     sequences = [x for x in inputs if x.is_floating_point() and x.dim() == 3]
@@ -49,12 +51,30 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
         return None
     count = layer_output.shape[1]
     height, width = images[0].shape[2:]
-    for prefix in (0, 1):
-        rows = math.sqrt((count - prefix) * height / width)
-        size = round(rows), round(rows * width / height)
-        if size[0] * size[1] == count - prefix and min(size) > 0:
+    for prefix, cut_off in PREFIXES:
+        size = _square_patches(count - prefix, height, width, cut_off=cut_off)
+        if size is not None:
             return TokenGrid(prefix, size)
     raise ValueError(
         f"the layer gives shape {tuple(layer_output.shape)}: {count} tokens, with or without a "
-        f"class token, form no grid of patches over an image of {height} x {width}"
+        "class token in front, form no grid of square patches over an image of "
+        f"{height} x {width}"
     )
+
+
+def _square_patches(
+    count: int, height: int, width: int, *, cut_off: bool
+) -> tuple[int, int] | None:
+    """Return how many rows and columns `count` square patches make on an image, if they do.
+
+    With `cut_off` patches of a whole number of pixels need not divide the image.
+    """
+    for rows in range(1, count + 1):
+        columns = count // rows
+        patch = min(height // rows, width // max(columns, 1))
+        fits = height * columns == width * rows
+        if cut_off:
+            fits = patch > 0 and (height // patch, width // patch) == (rows, columns)
+        if fits and rows * columns == count:
+            return rows, columns
+    return None

@@ -1,0 +1,117 @@
+"""What the user asked for, checked before any forward."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from captum_unioncam.engine import arguments as check
+from captum_unioncam.engine.captum_compat import BaselineType, TargetType
+from captum_unioncam.engine.modules import check_layer, describe_layer
+from captum_unioncam.engine.target_scores import Score, parse_target
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the user asked for, checked; lives as long as one call.
+
+    Attributes:
+        forward_func (Callable): the model, or any function of it.
+        layer (nn.Module, optional): the layer to explain; None for methods without one.
+        inputs (tuple[Tensor, ...]): the user's inputs, detached.
+        target (Any): the target in plain Python.
+        extra (tuple): additional forward arguments.
+        device_ids (list[int], optional): order of the devices of a hidden DataParallel.
+        attribute_to_layer_input (bool): explain the layer's input instead of its output.
+        grad_kwargs (dict, optional): further arguments of ``torch.autograd.grad``.
+        baselines (tuple): one baseline per input, numbers or tensors.
+        score (Score): what f_c is.
+        rows_per_forward (int, optional): most rows of a forward; None lets the engine decide.
+        description (str, optional): name for progress bars; None shows none.
+    """
+
+    forward_func: Callable[..., Any]
+    layer: Any
+    inputs: tuple[Tensor, ...]
+    target: Any
+    extra: tuple[Any, ...]
+    device_ids: list[int] | None
+    attribute_to_layer_input: bool
+    grad_kwargs: dict[str, Any] | None
+    baselines: tuple[Tensor | int | float, ...]
+    score: Score
+    rows_per_forward: int | None
+    description: str | None
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples, N."""
+        return len(self.inputs[0])
+
+    @property
+    def layer_name(self) -> str:
+        """The layer as error messages name it."""
+        return describe_layer(self.forward_func, self.layer) if self.layer else "no layer"
+
+    def is_per_example(self, argument: Any) -> bool:
+        """Say whether an additional argument has one row per example."""
+        is_rows = isinstance(argument, Tensor) and argument.dim() > 0
+        return is_rows and len(argument) == self.num_examples
+
+    def argument(self, argument: Any, rows: Tensor) -> Any:
+        """Return an additional argument for the examples `rows`, safe to write into."""
+        if self.is_per_example(argument):
+            return argument[rows.to(argument.device)]
+        return argument.clone() if isinstance(argument, Tensor) else argument
+
+
+def checked_call(
+    forward_func: Callable[..., Any],
+    layer: nn.Module | None,
+    inputs: Any,
+    target: TargetType = None,
+    additional_forward_args: Any = None,
+    *,
+    device_ids: list[int] | None = None,
+    attribute_to_layer_input: bool = False,
+    grad_kwargs: dict[str, Any] | None = None,
+    baselines: BaselineType = None,
+    score: Score = "probability",
+    perturbations_per_eval: int | None = None,
+    description: str | None = None,
+) -> Call:
+    """Check the arguments of an `attribute` and return them as a Call, before any forward.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if it is out of range, of the wrong shape, or not finite.
+    """
+    if layer is not None:
+        check_layer(forward_func, layer)
+    check.check_flag("attribute_to_layer_input", attribute_to_layer_input)
+    check.check_perturbations_per_eval(perturbations_per_eval)
+    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
+        raise TypeError(f"grad_kwargs must be a dict or None, got {type(grad_kwargs).__name__}")
+    if not callable(score):
+        check.check_choice("score", score, ("probability", "logit"))
+    parsed = check.parse_inputs(inputs)
+    extra = additional_forward_args
+    call = Call(
+        forward_func,
+        layer,
+        tuple(x.detach() for x in parsed),
+        parse_target(target, len(parsed[0])),
+        () if extra is None else extra if isinstance(extra, tuple) else (extra,),
+        device_ids or getattr(forward_func, "device_ids", None),
+        attribute_to_layer_input,
+        grad_kwargs,
+        check.parse_baselines(baselines, parsed),
+        score,
+        perturbations_per_eval and perturbations_per_eval * len(parsed[0]),
+        description,
+    )
+    for x in call.inputs:
+        if x.is_floating_point():
+            check.check_finite("inputs", x, "clean them before attribution")
+    return call

@@ -1,0 +1,124 @@
+"""One forward and one backward through Captum's hooks, with errors that name the remedy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_unioncam.engine.call import Call
+from captum_unioncam.engine.captum_compat import (
+    compute_layer_gradients_and_eval,
+    forward_layer_eval,
+)
+from captum_unioncam.engine.target_scores import TargetScores, check_output
+
+
+@dataclass(frozen=True)
+class CleanPass:
+    """One forward, and one backward where gradients are needed; everything detached."""
+
+    activations: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+    target: TargetScores
+    read: tuple[Tensor, Tensor]
+    layer_calls: int
+
+
+def clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool) -> CleanPass:
+    """Run inputs through Captum's hooks.
+
+    Raises:
+        ValueError: if the layer is never reached, or does not reach the output.
+        TypeError: if the layer or the network gives something other than tensors.
+    """
+    read: list[tuple[TargetScores, Tensor, Tensor]] = []
+    seen: list[Any] = []
+    name = call.layer_name
+
+    def target_output(*args: Any) -> Tensor:
+        # Selecting here lets a wrong target be named before Captum's assertions see it.
+        output = check_output(call.forward_func(*args), len(inputs[0]))
+        target = TargetScores.from_output(call.score, call.target, output)
+        rows = torch.arange(len(output), device=output.device)
+        with torch.no_grad():
+            read.append((target, *target.read(output.detach(), rows)))
+        return target.raw(output, rows)
+
+    def look(module: nn.Module, args: Any, result: Any = None) -> None:
+        value = args if call.attribute_to_layer_input else result
+        seen.append(value)
+        tensors = value if isinstance(value, tuple | list) else (value,)
+        if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
+            kinds = ", ".join(
+                str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in tensors
+            )
+            side = "takes" if call.attribute_to_layer_input else "returns"
+            raise TypeError(
+                f"{name} {side} {kinds or 'nothing by position'}; a map needs a floating point "
+                "Tensor or a tuple of them"
+            )
+
+    register = (
+        call.layer.register_forward_pre_hook
+        if call.attribute_to_layer_input
+        else call.layer.register_forward_hook
+    )
+    handle = register(look)
+    # Copies keep in-place first layers, and gradient flags that Captum sets, off the user's.
+    copies = tuple(x.detach().clone() for x in inputs)
+    extra = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in call.extra)
+    try:
+        if needs_gradients:
+            gradients, activations = compute_layer_gradients_and_eval(
+                target_output,
+                call.layer,
+                copies,
+                None,
+                extra,
+                device_ids=call.device_ids,
+                attribute_to_layer_input=call.attribute_to_layer_input,
+                grad_kwargs=call.grad_kwargs,
+            )
+        else:
+            activations = forward_layer_eval(
+                target_output, copies, call.layer, extra, call.device_ids,
+                call.attribute_to_layer_input,
+            )  # fmt: skip
+            gradients = tuple(a.new_zeros(0) for a in activations)
+    except AssertionError as error:
+        if "Elements to be reduced" in str(error):
+            raise ValueError(_beside_the_path(name)) from error
+        # An assertion of the user's own, before the layer or after it, is not ours to explain.
+        if seen or not read:
+            raise
+        raise ValueError(
+            f"{name} was never called by forward_func; pass a layer of this very model, one that "
+            "runs in its forward (a compiled or traced model hides its layers)"
+        ) from error
+    except RuntimeError as error:
+        if "used in the graph" in str(error):
+            raise ValueError(_beside_the_path(name)) from error
+        if "does not require grad" in str(error):
+            raise ValueError(
+                f"no gradients flow from the output to {name}: forward_func runs it under "
+                "no_grad or inference_mode, or detaches what follows it"
+            ) from error
+        raise
+    finally:
+        handle.remove()
+    target, logits, scores = read[-1]
+    return CleanPass(
+        tuple(a.detach() for a in activations),
+        tuple(g.detach() for g in gradients),
+        target,
+        (logits, scores),
+        len(seen),
+    )
+
+
+def _beside_the_path(name: str) -> str:
+    return (
+        f"the target does not depend on {name}; choose another layer, or pass "
+        "grad_kwargs={'materialize_grads': True} to take its gradients as zero"
+    )

@@ -1,0 +1,100 @@
+"""Maps that know nothing of the network: what a method must beat to say anything."""
+
+import torch
+from torch import Tensor
+
+from captum_unioncam.engine import ClassActivationMap, LayerState, check_number
+
+
+class LayerOnesCAM(ClassActivationMap):
+    r"""All ones: the map that points everywhere, :math:`L_{ij} = 1`.
+
+    A control for benchmarks: masking by it changes nothing, so its average drop is zero.
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> LayerOnesCAM(net.eval(), net[1]).attribute(torch.rand(2, 3, 8, 8), target=1).unique()
+        tensor([1.])
+    """
+
+    name = "All ones"
+    needs_gradients = False
+
+    def _cam(self, state: LayerState) -> Tensor:
+        return torch.ones_like(state.activations[:, :1])
+
+
+class LayerRandomCAM(ClassActivationMap):
+    r"""Random map: independent uniform values, :math:`L_{ij} \sim \mathcal{U}(0, 1)`.
+
+    A control for benchmarks. All examples of all calls with one seed share the map, so that a
+    batch gives what single examples give.
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> LayerRandomCAM(net.eval(), net[1]).attribute(x, target=1, seed=3).shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    name = "Random map"
+    needs_gradients = False
+
+    def _check(self, seed: int) -> None:
+        check_number("seed", seed, whole=True)
+
+    def _cam(self, state: LayerState, *, seed: int = 0) -> Tensor:
+        """Compute the map.
+
+        Args:
+            seed (int, optional): seed of the map; the random state of torch is not touched.
+                Default: 0
+        """
+        A = state.activations
+        generator = torch.Generator().manual_seed(seed)
+        L = torch.rand((1, 1, *A.shape[2:]), generator=generator, dtype=torch.float64)
+        return L.to(A).expand(len(A), -1, *A.shape[2:])
+
+
+class LayerCenterCAM(ClassActivationMap):
+    r"""Centre Gaussian: the map of a photographer's habit.
+
+    .. math::
+        L_{u} = \exp\big(-\lVert u \rVert^2 / (2 \sigma^2)\big)
+
+    with u the position of a cell's centre, from -1 to 1 along each dimension. A control for
+    benchmarks: objects tend to be in the middle.
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> L = LayerCenterCAM(net.eval(), net[1]).attribute(torch.rand(1, 3, 8, 8), target=1)
+        >>> L[0, 0, 2, 2] == L.max()
+        tensor(True)
+    """
+
+    name = "Centre Gaussian"
+    needs_gradients = False
+
+    def _check(self, stdev: float) -> None:
+        check_number("stdev", stdev, above=0)
+
+    def _cam(self, state: LayerState, *, stdev: float = 0.5) -> Tensor:
+        r"""Compute the map.
+
+        Args:
+            stdev (float, optional): standard deviation, in half sides of the map. Default: 0.5
+        """
+        A = state.activations
+        L = A.new_ones(len(A), 1, *A.shape[2:])
+        for dim in range(2, A.dim()):
+            length = A.shape[dim]
+            u = (2 * torch.arange(length, device=A.device, dtype=A.dtype) + 1 - length) / length
+            along = [-1 if d == dim else 1 for d in range(A.dim())]
+            L = L * (-0.5 * (u / stdev) ** 2).exp().reshape(along)
+        return L

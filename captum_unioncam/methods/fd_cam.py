@@ -1,0 +1,86 @@
+"""FD-CAM: gradients weighted by what groups of similar channels score (ICPR 2022)."""
+
+import torch
+from torch import Tensor
+
+from captum_unioncam.engine import (
+    ClassActivationMap,
+    LayerState,
+    check_number,
+    percentile,
+    quotient,
+    spatial_mean,
+    unit_range,
+    weighted_sum,
+)
+
+
+def directions(A: Tensor) -> Tensor:
+    """Return every channel as a vector of length one, (N, C, P); zero for a channel of zeros."""
+    vectors = A.flatten(2)
+    # Divided by the largest value first, squares of tiny values do not vanish.
+    vectors = quotient(vectors, vectors.abs().amax(2, keepdim=True))
+    return quotient(vectors, vectors.norm(dim=2, keepdim=True))
+
+
+class LayerFDCAM(ClassActivationMap):
+    r"""FD-CAM: Grad-CAM's weights, scaled by what each channel's group of similar channels does.
+
+    .. math::
+        L = \sum_k w_k A_k, \qquad
+        w_k = e^{\mathrm{minmax}_k(S_k)} \, \mathrm{minmax}_k(\alpha_k) - \tfrac{1}{2}, \qquad
+        S_k = y(A \text{ only } N_k) + y - y(A \text{ without } N_k)
+
+    with A the layer's activations, :math:`\alpha_k` the spatial mean of the gradients of y, the
+    target's raw output, and :math:`N_k` the channels whose cosine similarity with channel k is
+    above the q-quantile of channel k's similarities. Channels outside (or inside)
+    :math:`N_k` are zero on their way through the rest of the network. Min-max scaling is over
+    channels; equal values give zero. A channel of zeros is similar to none. Cost: one forward
+    with gradients and two per channel of the part of the network after the layer.
+
+    Deviation from the authors' code: any number of channels.
+
+    Source: Li, Li, Ma, Wu: FD-CAM: Improving Faithfulness and Discriminability of Visual
+    Explanation for CNNs. ICPR, 2022. https://arxiv.org/abs/2206.08792
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> LayerFDCAM(net.eval(), net[1]).attribute(x, target=1, q=0.5).shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    name = "FD-CAM"
+    perturbs = "features"
+    default_score = "logit"
+
+    def _check(self, q: float) -> None:
+        check_number("q", q)
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be from 0 to 1, got {q}")
+
+    def _cam(self, state: LayerState, *, q: float = 0.95) -> Tensor:
+        """Compute the map.
+
+        Args:
+            q (float, optional): quantile of a channel's similarities, from 0 to 1, that channels
+                of its group exceed. Default: 0.95
+        """
+        A, W = state.activations, state.gradients
+        channels = A.shape[1]
+        D = directions(A)
+        similarity = D @ D.mT
+        group = similarity > percentile(similarity, 100 * q)
+
+        def features(example: int, ids: Tensor) -> Tensor:
+            # The second half of the numbers leaves the groups out.
+            kept = group[example, ids % channels] ^ (ids >= channels)[:, None]
+            return A[example] * kept.reshape(*kept.shape, *[1] * (A.dim() - 2))
+
+        only, without = state.score_features(2 * channels, features).scores.chunk(2, dim=1)
+        S = only + state.scores[:, None] - without
+        alpha = spatial_mean(W).flatten(1)
+        scaled_S, scaled_alpha = unit_range(torch.stack([S, alpha], dim=1)).unbind(1)
+        return weighted_sum(scaled_S.exp() * scaled_alpha - 0.5, A)

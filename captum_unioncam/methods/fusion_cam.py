@@ -1,0 +1,110 @@
+"""Fusion-CAM: Grad-CAM and Score-CAM fused by similarity (Dekdegue et al., 2026)."""
+
+import torch
+from torch import Tensor
+
+from captum_unioncam.engine import (
+    ClassActivationMap,
+    LayerState,
+    check_choice,
+    check_percent,
+    percentile,
+    spatial_mean,
+    unit_range,
+    weighted_sum,
+)
+from captum_unioncam.methods.score_cam import Weights, channel_weights
+
+
+def shares(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide two scores by their sum; where it is not positive the larger one takes all.
+
+    Equal scores share equally.
+
+    Examples::
+
+        >>> shares(torch.tensor([3.0, -1.0, 0.0]), torch.tensor([1.0, -3.0, 0.0]))
+        (tensor([0.7500, 1.0000, 0.5000]), tensor([0.2500, 0.0000, 0.5000]))
+    """
+    total = first + second
+    larger = (1 + (first - second).sign()) / 2
+    share = torch.where(total > 0, first / total.where(total > 0, 1), larger)
+    return share, 1 - share
+
+
+class LayerFusionCAM(ClassActivationMap):
+    r"""Fusion-CAM: a denoised Grad-CAM and a Score-CAM, united and then fused by similarity.
+
+    .. math::
+        D &= \mathrm{minmax}(G \cdot 1[G \ge p(G, \theta)]), \qquad
+        G = \mathrm{minmax}\Big(\mathrm{ReLU}\Big(\sum_k \mathrm{mean}_{ij}(W_k) A_k\Big)\Big) \\
+        R &= \mathrm{minmax}\Big(\mathrm{ReLU}\Big(\sum_k \mathrm{softmax}_k(s_k) A_k\Big)\Big) \\
+        U &= \mathrm{minmax}(\beta_D D + \beta_R R), \qquad
+        \beta_M = f_c(I_b + M \odot (I_0 - I_b)) - f_c(I_b) \\
+        L &= \mathrm{minmax}\Big(s \max(\beta_U U, \beta_R R)
+        + (1 - s) \tfrac{1}{2} (\beta_U U + \beta_R R)\Big), \qquad
+        s = 1 - |\beta_U U - \beta_R R|
+
+    with A the layer's activations, W the gradients of the target's raw output there, p the
+    percentile, :math:`s_k` the raw output of the input masked by channel k, f_c the softmax
+    probability. :math:`(\beta_D, \beta_R)`, then :math:`(\beta_U, \beta_R)`, are divided by their
+    sum. As in the authors' code the second division meets the :math:`\beta_R` of the first.
+    s is clipped to [0, 1]. The map is min-max scaled by definition, so nowhere negative once
+    resized.
+
+    Deviations from the authors' code: maps are computed at the layer's resolution and scaled so
+    that, resized linearly, they span [0, 1]; theirs are computed at the input's, which shifts
+    the percentile and the fusion slightly. No epsilon in the sum of two scores (theirs is 1e-8):
+    where it is not positive, which theirs leaves open, the larger score takes all and equal ones
+    share equally.
+
+    Cost: one forward with backward, then one forward per distinct channel that is not flat, and
+    four more for :math:`I_b`, D, R and U.
+
+    Source: Dekdegue, Garouani, Mothe, Bernigaud: Fusion-CAM: Integrating Gradient and
+    Region-Based Class Activation Maps for Robust Visual Explanations. 2026.
+    https://arxiv.org/abs/2603.05386
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> LayerFusionCAM(net.eval(), net[1]).attribute(x, target=1, theta=20).shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    name = "Fusion-CAM"
+    perturbs = "inputs"
+
+    def _check(self, theta: float, region_weights: Weights) -> None:
+        check_percent("theta", theta)
+        check_choice("region_weights", region_weights, ("score", "softmax"))
+
+    def _cam(
+        self, state: LayerState, *, theta: float = 10.0, region_weights: Weights = "softmax"
+    ) -> Tensor:
+        """Compute the map.
+
+        Args:
+            theta (float, optional): percentile in [0, 100] below which Grad-CAM's map is
+                dropped. Default: 10.0
+            region_weights (str, optional): a channel's weight in Score-CAM's map: the "score" of
+                its masked input, or the "softmax" of the raw outputs over the channels that are
+                not flat. Default: "softmax"
+        """
+        A, W, masks = state.activations, state.gradients, state.masks
+        G = unit_range(weighted_sum(spatial_mean(W), A).relu())
+        D = masks.span(G.where(percentile(G, theta) <= G, 0))
+        w = channel_weights(masks.score(A, show=True), region_weights)
+        R = masks.span(weighted_sum(w, A).relu())
+        beta_D, beta_R = shares(*masks.betas(torch.cat([D, R], dim=1)).unbind(1))
+        U = masks.span(_times(beta_D, D) + _times(beta_R, R))
+        beta_U, beta_R = shares(masks.betas(U)[:, 0], beta_R)
+        first, second = _times(beta_U, U), _times(beta_R, R)
+        s = (1 - (first - second).abs()).clamp(0, 1)
+        return masks.span(s * torch.maximum(first, second) + (1 - s) * (first + second) / 2)
+
+
+def _times(beta: Tensor, M: Tensor) -> Tensor:
+    return weighted_sum(beta[:, None], M)

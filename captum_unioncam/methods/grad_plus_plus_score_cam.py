@@ -1,0 +1,93 @@
+"""Grad++-ScoreCAM: Score-CAM over Grad-CAM++'s channels (Soomro, Niaz, Choi, 2024)."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from captum_unioncam.engine import (
+    ClassActivationMap,
+    LayerState,
+    check_choice,
+    quotient,
+    unit_range,
+    weighted_sum,
+)
+from captum_unioncam.engine.maps import spatial_dims
+from captum_unioncam.methods.score_cam import Weights, channel_weights
+
+Combine = Literal["masks", "product", "sum"]
+
+
+def plus_plus_weights(A: Tensor, W: Tensor) -> Tensor:
+    r"""Return Grad-CAM++'s weight of every channel, (N, C), without its factor exp(y_c).
+
+    .. math::
+        w_k = \sum_{ij} \frac{\mathrm{ReLU}(W_{kij})}{2 + W_{kij} \sum_{ab} A_{kab}}
+
+    as :class:`LayerGradCAMPlusPlus` has it: terms whose denominator is not positive are zero.
+    """
+    space = spatial_dims(A)
+    return quotient(W.relu(), (2 + W * A.sum(space, keepdim=True)).relu()).sum(space)
+
+
+class LayerGradPlusPlusScoreCAM(ClassActivationMap):
+    r"""Grad++-ScoreCAM, a reading: Score-CAM applied to the channels as Grad-CAM++ weights them.
+
+    .. math::
+        L = \sum_k s_k\, w_k A_k, \qquad
+        s_k = f_c(I_b + H_k \odot (I_0 - I_b)), \qquad
+        H_k = \mathrm{minmax}(\mathrm{Up}(w_k A_k))
+
+    with A the layer's activations, :math:`w_k` Grad-CAM++'s weights, Up linear resizing to the
+    input and f_c the softmax probability. A channel that Grad-CAM++ gives no weight is skipped.
+
+    **This is not the authors' definition**, of which only the abstract was at hand: it says that
+    Score-CAM refines Grad-CAM++'s coarse map, not how. Two other readings are options: the
+    "product" and the "sum" (halved) of the two methods' maps, each clipped at zero and min-max
+    scaled at the layer's resolution.
+
+    Cost: one forward with backward, then one forward per distinct channel that is not flat.
+
+    Source: Soomro, Niaz, Choi: Grad++ScoreCAM: Enhancing Visual Explanations of Deep
+    Convolutional Networks Using Incremented Gradient and Score-Weighted Methods. IEEE Access,
+    2024. https://doi.org/10.1109/ACCESS.2024.3392853
+
+    Examples::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> method = LayerGradPlusPlusScoreCAM(net.eval(), net[1])
+        >>> method.attribute(x, target=1, combine="product").shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    name = "Grad++-ScoreCAM"
+    perturbs = "inputs"
+
+    def _check(self, combine: Combine, weights: Weights) -> None:
+        check_choice("combine", combine, ("masks", "product", "sum"))
+        check_choice("weights", weights, ("score", "softmax"))
+
+    def _cam(
+        self, state: LayerState, *, combine: Combine = "masks", weights: Weights = "score"
+    ) -> Tensor:
+        """Compute the map.
+
+        Args:
+            combine (str, optional): how the two methods meet: Grad-CAM++'s weighted channels are
+                Score-CAM's "masks", or their scaled maps' "product" or "sum".
+                Default: "masks"
+            weights (str, optional): what Score-CAM weights a channel by: the "score" of its
+                masked input, or the "softmax" over channels of the target's raw outputs.
+                Default: "score"
+        """
+        A = state.activations
+        B = plus_plus_weights(A, state.gradients).reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A
+        if combine == "masks":
+            return weighted_sum(channel_weights(state.masks.score(B, show=True), weights), B)
+        s = channel_weights(state.masks.score(A, show=True), weights)
+        coarse = unit_range(B.sum(1, keepdim=True).relu())
+        fine = unit_range(weighted_sum(s, A).relu())
+        return coarse * fine if combine == "product" else (coarse + fine) / 2

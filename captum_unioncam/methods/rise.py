@@ -1,0 +1,206 @@
+"""RISE: randomised input sampling for explanation (Petsiuk, Das, Saenko, BMVC 2018)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from captum.attr import PerturbationAttribution
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_unioncam.engine import (
+    BaselineType,
+    Score,
+    TargetType,
+    check_flag,
+    check_number,
+    checked_call,
+    measured_inputs,
+    resize,
+)
+from captum_unioncam.engine.call import Call
+
+# Elements of masks that are held at once when they are summed: 32 masks of 224 x 224.
+SLICE_ELEMENTS = 32 * 224 * 224
+
+
+class RISE(PerturbationAttribution):
+    r"""RISE: random masks of the input, averaged with the scores of what they leave visible.
+
+    .. math::
+        S = \frac{1}{N p} \sum_{i=1}^{N} f_c\big(I_b + m_i \odot (I_0 - I_b)\big)\, m_i
+
+    with f_c the softmax probability. A mask :math:`m_i` is a grid of `cells` cells a side, each
+    1 with probability p (`keep`), resized linearly to one cell more than the input and cropped
+    at a random offset below a cell. All examples of a batch share the masks.
+
+    It explains the input, not a layer: any function of floating point inputs of shape
+    (N, C, L), (N, C, H, W) or (N, C, D, H, W) will do. Cost: one forward per mask, and two.
+
+    Defaults are those of the authors' notebook: 6000 masks, 8 cells, p = 0.1 (secondary sources
+    give the paper's as 4000 to 8000 masks, 7 cells, p = 0.5). A baseline of 0 is the authors':
+    they multiply the normalised image.
+
+    Deviation: inputs with other than two spatial dimensions are covered by the same formula.
+
+    Source: Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box
+    Models. BMVC, 2018. https://arxiv.org/abs/1806.07421
+
+    Examples::
+
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> RISE(net.eval()).attribute(x, target=1, n_masks=50, cells=4).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        r"""Name the model.
+
+        Args:
+            forward_func (Callable or torch.nn.Module): the model, or any function of it that
+                returns one row of scores per example. A module, its bound method or a partial
+                of it is explained in evaluation mode; behind any other function the model must
+                be in evaluation mode already.
+        """
+        super().__init__(forward_func)
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the method's name as progress bars and tables show it."""
+        return "RISE"
+
+    def attribute_future(self) -> None:
+        """Not available: forwards run one after the other."""
+        raise NotImplementedError("attribute_future is not implemented for RISE")
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        n_masks: int = 6000,
+        cells: int = 8,
+        keep: float = 0.1,
+        seed: int = 0,
+        baselines: BaselineType = None,
+        score: Score = "probability",
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        r"""Compute the RISE map of the inputs for the target.
+
+        Args:
+            inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
+                Floating point inputs of the first one's rank are masked, the others pass.
+            target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
+                method: one index for all examples, or one per example; tuples for outputs of
+                more than two dimensions; None if there is one value per example.
+                Default: None
+            additional_forward_args (Any, optional): further arguments of forward_func. Tensors
+                whose first dimension is the number of examples follow their example, the rest
+                is passed as it is. Default: None
+            n_masks (int, optional): number of masks, N. Default: 6000
+            cells (int, optional): cells of a mask's grid along each dimension. Default: 8
+            keep (float, optional): probability of a cell to be visible, p, in (0, 1].
+                Default: 0.1
+            seed (int, optional): seed of the masks; the random state of torch is not touched.
+                Default: 0
+            baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
+                per input: a number, or a tensor that broadcasts to the input. For a black image
+                under mean and standard deviation use ``black_baseline``. Default: 0
+            score (str or Callable, optional): f_c: "probability", "logit", or a function of the
+                raw output that returns a tensor of its shape or one score per row.
+                Default: "probability"
+            perturbations_per_eval (int, optional): at most this many times N rows in a forward;
+                None fits the rows to the device. Does not change the result. Default: None
+            show_progress (bool, optional): show a progress bar on stderr. Default: False
+
+        Returns:
+            *Tensor* of **attributions**: maps of shape (N, 1, *spatial of the first masked
+            input), in its dtype, detached.
+
+        Raises:
+            TypeError: if an argument is of the wrong kind.
+            ValueError: if an argument is out of range or of the wrong shape, no input can be
+                masked, or values are not finite.
+        """
+        check_flag("show_progress", show_progress)
+        check_number("n_masks", n_masks, above=0, whole=True)
+        check_number("cells", cells, above=0, whole=True)
+        check_number("keep", keep, above=0)
+        if keep > 1:
+            raise ValueError(f"keep must be a probability greater than 0, at most 1, got {keep}")
+        check_number("seed", seed, whole=True)
+        call = checked_call(
+            self.forward_func,
+            None,
+            inputs,
+            target,
+            additional_forward_args,
+            baselines=baselines,
+            score=score,
+            perturbations_per_eval=perturbations_per_eval,
+            description="RISE attribution" if show_progress else None,
+        )
+        return self._map(call, n_masks, cells, keep, seed)
+
+    def _map(self, call: Call, n_masks: int, cells: int, keep: float, seed: int) -> Tensor:
+        with measured_inputs(call) as scorer:
+            x = call.inputs[scorer.masked.index(True)]
+            size = x.shape[2:]
+            drawn = _draw(n_masks, cells, keep, len(size), seed).to(x)
+            # A map of one cell holds a mask's number, and `finish` makes the mask of it: no mask
+            # lives longer than its forward. Numbers start at 1, since a map of zeros is dropped.
+            numbers = torch.arange(1, n_masks + 1, device=x.device, dtype=drawn.grids.dtype)
+            numbers = numbers.reshape(1, -1, *[1] * len(size)).expand(len(x), -1, *[1] * len(size))
+
+            def numbered(resized: list[Tensor]) -> list[Tensor]:
+                which = resized[0].flatten(1)[:, 0].round().long() - 1
+                return [drawn.masks(which, maps.shape[2:]) for maps in resized]
+
+            scores = scorer.score_prepared(numbers, show=True, finish=numbered).scores
+            S = drawn.grids.new_zeros(len(x), size.numel())
+            every = torch.arange(n_masks, device=x.device)
+            # Products of matrices would run in half precision under a caller's autocast.
+            with torch.autocast(x.device.type, enabled=False):
+                for which in torch.split(every, max(1, SLICE_ELEMENTS // size.numel())):
+                    S += scores[:, which].to(S.dtype) @ drawn.masks(which, size).flatten(1)
+            return (S / (n_masks * keep)).reshape(len(x), 1, *size).to(x.dtype)
+
+
+class _Drawn(NamedTuple):
+    """What makes the masks: grids (N, 1, cells, ...) and offsets (N, dims) in cells."""
+
+    grids: Tensor
+    offsets: Tensor
+
+    def to(self, x: Tensor) -> "_Drawn":
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return _Drawn(self.grids.to(x.device, wide), self.offsets)
+
+    def masks(self, which: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the masks of these numbers at an input's size, (K, 1, *size)."""
+        cell = [math.ceil(s / n) for s, n in zip(size, self.grids.shape[2:], strict=True)]
+        full = [(n + 1) * c for n, c in zip(self.grids.shape[2:], cell, strict=True)]
+        resized = resize(self.grids[which], full)
+        # An offset is below one cell, so that every crop lies within the resized grid.
+        first = (self.offsets[which.cpu()] * torch.tensor(cell)).long().tolist()
+        crops = []
+        for mask, start in zip(resized, first, strict=True):
+            crop = [slice(a, a + s) for a, s in zip(start, size, strict=True)]
+            crops.append(mask[0][tuple(crop)])
+        return torch.stack(crops)[:, None]
+
+
+def _draw(n_masks: int, cells: int, keep: float, dims: int, seed: int) -> _Drawn:
+    """Draw every grid and offset at once, so that no slicing changes them."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = n_masks, 1, *[cells] * dims
+    grids = torch.rand(shape, generator=generator, dtype=torch.float64) < keep
+    offsets = torch.rand((n_masks, dims), generator=generator, dtype=torch.float64)
+    return _Drawn(grids, offsets)

@@ -1,0 +1,74 @@
+"""ViT-Recipro-CAM: Recipro-CAM of a vision transformer's tokens (Byun and Lee, 2023)."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from captum_unioncam.engine import ClassActivationMap, LayerState, check_flag
+from captum_unioncam.methods.recipro_cam import windows
+
+
+class LayerViTReciproCAM(ClassActivationMap):
+    r"""ViT-Recipro-CAM: every patch is scored by the transformer that sees its tokens alone.
+
+    .. math::
+        L_t = f_c(Z^t), \qquad Z^t_s = g_{s-t} Z_s
+
+    with Z the layer's patch tokens on their grid, g the 3 x 3 pattern 1/4, 1/8, 1/16 around t,
+    and f_c the softmax probability. Unlike in Recipro-CAM neighbours keep their own values. The
+    class token, with whatever else leads the patches, stays as it is. ``gaussian=False`` keeps
+    the token of t alone, unweighted. Cost: one forward per patch, of the part of the network
+    after the layer. The map holds the scores themselves; the authors min-max scale it.
+
+    Meant for the LayerNorm that a late block starts with, ``encoder.layers[-1].ln_1`` in
+    torchvision; the authors' code takes the last block but one.
+
+    Source: Byun, Lee: ViT-ReciproCAM: Gradient and Attention-Free Visual Explanations for Vision
+    Transformer. 2023. https://arxiv.org/abs/2310.02588
+
+    Examples::
+
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> vit = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+        >>> cam = LayerViTReciproCAM(vit, vit.encoder.layers[-1].ln_1)
+        >>> cam.attribute(torch.rand(2, 3, 32, 32), target=1).shape
+        torch.Size([2, 1, 4, 4])
+    """
+
+    name = "ViT-Recipro-CAM"
+    needs_gradients = False
+    perturbs = "features"
+
+    def _check(self, gaussian: bool, keep_class_token: bool) -> None:
+        check_flag("gaussian", gaussian)
+        check_flag("keep_class_token", keep_class_token)
+
+    def _cam(
+        self, state: LayerState, *, gaussian: bool = True, keep_class_token: bool = True
+    ) -> Tensor:
+        """Compute the map.
+
+        Args:
+            gaussian (bool, optional): keep a patch's neighbours too, weighted by distance.
+                Default: True
+            keep_class_token (bool, optional): keep the tokens that lead the patches; otherwise
+                they are zero. Default: True
+        """
+        grid = state.grid
+        if grid is None:
+            raise ValueError(
+                f"{state.call.layer_name} gives shape {tuple(state.layer_tensor.shape)}, no "
+                "tokens (N, T, D) of an image; use Recipro-CAM for layers of maps"
+            )
+        if not keep_class_token:
+            tokens = state.layer_tensor.clone()
+            tokens[:, : grid.prefix] = 0
+            state = replace(state, layer_tensor=tokens)
+        A = state.activations
+
+        def alone(example: int, positions: Tensor) -> Tensor:
+            return A[example] * windows(grid.size, positions, gaussian, A)
+
+        scores = state.score_features(A[0, 0].numel(), alone).scores
+        return scores.reshape(len(A), 1, *grid.size)
