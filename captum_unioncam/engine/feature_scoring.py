@@ -44,13 +44,6 @@ class FeatureScores(NamedTuple):
     scores: Tensor
 
 
-def score_features(
-    state: "LayerState", count: int, perturbed: Perturb, *, description: str | None = None
-) -> FeatureScores:
-    """Score `count` perturbed versions of every example's features, see FeatureScorer.score."""
-    return FeatureScorer(state, description).score(count, perturbed)
-
-
 class FeatureScorer:
     """Runs the network on perturbed features of one layer; lives as long as one call.
 

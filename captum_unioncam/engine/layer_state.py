@@ -13,7 +13,7 @@ from captum_unioncam.engine import arguments as check
 from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
-from captum_unioncam.engine.feature_scoring import FeatureScores, score_features
+from captum_unioncam.engine.feature_scoring import FeatureScorer, FeatureScores
 from captum_unioncam.engine.mask_scoring import MaskScorer
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
@@ -68,6 +68,11 @@ class LayerState:
         masked = check.maskable(self.call.inputs, self.activations)
         return MaskScorer(self.call, masked, baselines, self.target)
 
+    @cached_property
+    def features(self) -> FeatureScorer:
+        """Scores perturbed versions of the layer's features."""
+        return FeatureScorer(self, self.call.description)
+
     def score_features(
         self, count: int, perturbed: Callable[[int, Tensor], Tensor]
     ) -> FeatureScores:
@@ -78,7 +83,7 @@ class LayerState:
             perturbed (Callable): takes an example's number and the numbers of R perturbations,
                 returns features for them, (R, C, *spatial).
         """
-        return score_features(self, count, perturbed, description=self.call.description)
+        return self.features.score(count, perturbed)
 
     def measured_at(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return activations and gradients at other inputs of the same shapes."""

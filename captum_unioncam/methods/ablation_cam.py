@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine import ClassActivationMap, LayerState, weighted_sum
-from captum_unioncam.engine.feature_scoring import FeatureScorer
 
 
 def relative_drop(score: Tensor, ablated: Tensor) -> Tensor:
@@ -55,6 +54,5 @@ class LayerAblationCAM(ClassActivationMap):
             features[torch.arange(len(channels), device=A.device), channels] = 0
             return features
 
-        scorer = FeatureScorer(state, state.call.description)
-        ablated = scorer.score(A.shape[1], without, live).scores
+        ablated = state.features.score(A.shape[1], without, live).scores
         return weighted_sum(relative_drop(state.scores, ablated).where(live, 0), A)

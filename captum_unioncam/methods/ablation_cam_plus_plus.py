@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine import ClassActivationMap, LayerState, check_number, weighted_sum
-from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.methods.ablation_cam import relative_drop
 from captum_unioncam.methods.fd_cam import directions
 
@@ -66,11 +65,10 @@ class LayerAblationCAMPlusPlus(ClassActivationMap):
         """
         A = state.activations
         D = directions(A)
-        scorer = FeatureScorer(state, state.call.description)
         w = A.new_zeros(A.shape[:2])
         level = [clustered(vectors, clusters) for vectors in D]
         while any(level):
-            drops = self._drops(state, scorer, level)
+            drops = self._drops(state, level)
             below: list[list[Group]] = [[] for _ in level]
             for example, groups in enumerate(level):
                 for group, drop in zip(groups, drops[example].tolist(), strict=False):
@@ -81,7 +79,7 @@ class LayerAblationCAMPlusPlus(ClassActivationMap):
             level = below
         return weighted_sum(w, A)
 
-    def _drops(self, state: LayerState, scorer: FeatureScorer, level: list[list[Group]]) -> Tensor:
+    def _drops(self, state: LayerState, level: list[list[Group]]) -> Tensor:
         """Return the relative drop of every example's groups, (N, most groups)."""
         A = state.activations
         most = max(map(len, level))
@@ -96,7 +94,7 @@ class LayerAblationCAMPlusPlus(ClassActivationMap):
             mask = kept[example, ids]
             return A[example] * mask.reshape(*mask.shape, *[1] * (A.dim() - 2))
 
-        return relative_drop(state.scores, scorer.score(most, without, live).scores)
+        return relative_drop(state.scores, state.features.score(most, without, live).scores)
 
 
 def clustered(vectors: Tensor, clusters: int) -> list[Group]:
