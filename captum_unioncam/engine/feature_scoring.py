@@ -1,19 +1,17 @@
 """Scores of the target on perturbed features: the layer's output replaced on its way forward."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
 from captum_unioncam.engine.captum_compat import NullProgress, progress, run_forward
 from captum_unioncam.engine.mask_scoring import ACCELERATOR_CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
-from captum_unioncam.engine.modules import model_behind
+from captum_unioncam.engine.prefix import Prefix, rebuilt
 from captum_unioncam.engine.target_scores import check_output
 
 if TYPE_CHECKING:
@@ -126,13 +124,13 @@ class FeatureScorer:
         return step
 
     @cached_property
-    def _prefix(self) -> "_Prefix":
+    def _prefix(self) -> "Prefix":
         """What runs before the layer, seen on the probe.
 
         Raises:
             ValueError: if it cannot run on one row.
         """
-        prefix = _Prefix(self.state)
+        prefix = Prefix(self.state)
         with prefix.recording():
             self._forward(*self._probe, "one row")
         return prefix
@@ -182,130 +180,6 @@ class FeatureScorer:
             return run_forward(call.forward_func, inputs, None, arguments)
 
 
-@dataclass
-class _ModuleCall:
-    module: nn.Module
-    number: int
-    start: int
-    # How many rows each of its tensors has where the network runs on one.
-    rows: list[int]
-    # The elements of its widest output there.
-    width: int = 0
-
-
-@dataclass
-class _Prefix:
-    """The calls of modules that end before the layer gives its features, outermost ones only."""
-
-    state: "LayerState"
-    calls: dict[tuple[nn.Module, int], list[int]] = field(default_factory=dict)
-    widest: int = 0
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Find the calls in a forward of one row."""
-        call = self.state.call
-        last = call.layer, self.state.layer_calls - 1
-        running: list[_ModuleCall] = []
-        ended: list[_ModuleCall] = []
-        numbers: dict[nn.Module, int] = defaultdict(int)
-        starts, reached = 0, False
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            nonlocal starts, reached
-            rows: list[int] = []
-            _map_tensors((args, kwargs), lambda t: rows.append(len(t)))
-            running.append(_ModuleCall(module, numbers[module], starts, rows))
-            reached = reached or (call.attribute_to_layer_input and last == _key(running[-1]))
-            numbers[module] += 1
-            starts += 1
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            nonlocal reached
-            this = running.pop()
-            if reached:
-                return
-            while ended and ended[-1].start > this.start:
-                ended.pop()
-            ended.append(this)
-            sizes = [0]
-            _map_tensors(output, lambda t: sizes.append(t.numel()))
-            this.width = max(sizes)
-            reached = last == _key(this)
-
-        model = model_behind(call.forward_func)
-        if model is None:
-            raise ValueError("the modules before the layer are not known")
-        with _hooked(list(model.modules()), before, after):
-            yield
-        if any(outermost.rows and 1 not in outermost.rows for outermost in ended):
-            raise ValueError("a module before the layer takes no rows")
-        self.calls = {_key(outermost): outermost.rows for outermost in ended}
-        self.widest = max((outermost.width for outermost in ended), default=0)
-
-    @contextmanager
-    def on_one_row(self, rows: int) -> Iterator[None]:
-        """Run these calls on the first of R equal rows, and expand what they return."""
-        numbers: dict[nn.Module, int] = defaultdict(int)
-        running: list[tuple[nn.Module, int]] = []
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            running.append((module, numbers[module]))
-            numbers[module] += 1
-            if running[-1] not in self.calls:
-                return None
-            on_one = iter(self.calls[running[-1]])
-            # Rows are what grows with them: other tensors may happen to have R rows too.
-            return _map_tensors(
-                (args, kwargs), lambda t: t[:1] if (next(on_one), len(t)) == (1, rows) else t
-            )
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            if running.pop() not in self.calls:
-                return None
-            return _map_tensors(
-                output, lambda t: t.expand(rows, *t.shape[1:]) if len(t) == 1 else t
-            )
-
-        with _hooked(list({module for module, _ in self.calls}), before, after):
-            yield
-
-
-def _key(call: _ModuleCall) -> tuple[nn.Module, int]:
-    return call.module, call.number
-
-
-@contextmanager
-def _hooked(
-    modules: list[nn.Module], before: Callable[..., Any], after: Callable[..., Any]
-) -> Iterator[None]:
-    handles = []
-    try:
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(module.register_forward_hook(after, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Change the tensors with at least one dimension in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return change(value) if value.dim() else value
-    if isinstance(value, dict):
-        return {key: _map_tensors(entry, change) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return _rebuilt(value, [_map_tensors(entry, change) for entry in value])
-    return value
-
-
-def _rebuilt(like: Any, parts: list[Any]) -> Any:
-    # Named tuples take their fields one by one.
-    return like._make(parts) if hasattr(like, "_make") else type(like)(parts)
-
-
 @contextmanager
 def _replacing(state: "LayerState", features: Tensor, example: int) -> Iterator[None]:
     """Make the layer's last call give `features`, laid out as the layer's own tensor."""
@@ -322,7 +196,7 @@ def _replacing(state: "LayerState", features: Tensor, example: int) -> Iterator[
             return own.to(value.device)
         parts = list(value)
         parts[state.position] = own.to(parts[state.position].device)
-        return _rebuilt(value, parts)
+        return rebuilt(value, parts)
 
     layer = state.call.layer
     handle = (

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine import ClassActivationMap, LayerState, unit_range, weighted_sum
-from captum_unioncam.engine.feature_scoring import FeatureScorer
 
 
 class LayerFIMFScoreCAM(ClassActivationMap):
@@ -50,8 +49,7 @@ class LayerFIMFScoreCAM(ClassActivationMap):
         def masked(example: int, channels: Tensor) -> Tensor:
             return A[example] * T[example, channels, None]
 
-        scorer = FeatureScorer(state, state.call.description)
-        y = scorer.score(A.shape[1], masked, live).scores
+        y = state.features.score(A.shape[1], masked, live).scores
         # An example without a live template has no maximum to subtract.
         some = live.any(1, keepdim=True)
         alpha = y.where(live | ~some, -torch.inf).softmax(1).where(live, 0)
