@@ -117,7 +117,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
     if details is not None:
         between = {"denoised map D": details.denoised, "region map R": details.region}
         maps = {"Grad-CAM": grad_cam.detach(), **between, "UnionCAM": attribution}
-    heats = {title: resize(span_resized(cam, [size]), size) for title, cam in maps.items()}
+    heats = {title: _heat(cam, size) for title, cam in maps.items()}
     masked = torch.cat([black + heat * (x - black) for heat in heats.values()])
     betas = (probabilities(masked) - probabilities(black))[:, chosen].tolist()
     panels = [
@@ -151,6 +151,12 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
         scores,
         attribution[0, 0].cpu().float().numpy(),
     )
+
+
+def _heat(cam: Tensor, size: torch.Size) -> Tensor:
+    """Return a map as a mask of the picture; one that is flat and positive keeps everything."""
+    is_flat = bool(cam.amin() == cam.amax())
+    return resize(cam.sign().relu() if is_flat else span_resized(cam, [size]), size)
 
 
 def _attributed(
@@ -200,7 +206,7 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
         shrink=min(1.0, 2.2 / len(explanations)),
         pad=0.01,
     )
-    scale.set_label("map value (1 keeps the pixel, 0 blackens it)", fontsize=10)
+    scale.set_label("share of the pixel kept", fontsize=10)
     return figure
 
 

@@ -74,27 +74,32 @@ class LayerAugmentedGradCAM(ClassActivationMap):
     r"""Augmented Grad-CAM: Grad-CAM maps of rotated and shifted images make one of image size.
 
     .. math::
-        L = \arg\min_h \sum_l \Big( \| D(T_l h) - g_l \|_2^2
-        + \lambda_{tv} \sum_{ij} |\nabla h_{ij}|_1 + \lambda_f \|h\|_2^2 \Big), \qquad
-        g_l = \frac{\mathrm{GradCAM}(T_l x)}{\max \mathrm{GradCAM}(T_l x)}
+        L = \frac{1}{N} \sum_l T_l^{-1}\big(\mathrm{Up}(G_l)\big), \qquad
+        G_l = \mathrm{ReLU}(\mathrm{GradCAM}(T_l x))
 
-    with :math:`T_l` a rotation and translation, :math:`T_1` the identity, D bilinear sampling at
-    the layer's resolution, Grad-CAM after its ReLU with the target's raw output, and the authors'
-    solver: 200 steps of Adam from zero, learning rate 1e-3, :math:`\lambda_{tv} = 0.002`,
-    :math:`\lambda_f = 0.0001`. Such a fit stops short of the minimum, so that only relative values
-    mean something, and its steps turn rounding errors into about a percent of the map's maximum,
-    between devices or dtypes for instance. ``aggregation="average"`` and ``"max"``, the authors'
-    simpler ways, do not: the mean or maximum over l of
-    :math:`T_l^{-1}(\mathrm{Up}(\mathrm{GradCAM}(T_l x)))`.
+    with :math:`T_l` a rotation and translation, :math:`T_1` the identity, Up bilinear resizing and
+    Grad-CAM with the target's raw output. ``aggregation="max"`` takes the maximum over l instead,
+    and ``aggregation="super_resolution"`` fits one fine map to all of them, the authors' proposal:
+
+    .. math::
+        L = \arg\min_h \sum_l \Big( \| D(T_l h) - G_l / \max G_l \|_2^2
+        + \lambda_{tv} \sum_{ij} |\nabla h_{ij}|_1 + \lambda_f \|h\|_2^2 \Big)
+
+    with D bilinear sampling at the layer's resolution and the authors' solver: 200 steps of Adam
+    from zero, learning rate 1e-3, :math:`\lambda_{tv} = 0.002`, :math:`\lambda_f = 0.0001`. Such a
+    fit stops short of the minimum, so that only relative values mean something, and its steps
+    turn rounding errors into about a percent of the map's maximum. It samples
+    N times as many pixels as the layer has positions: made for the 14 x 14 of VGG16's last
+    convolution, it leaves speckles on layers of 7 x 7, which is why it is not the default.
 
     **Maps have the spatial size of the input**, not of the layer, and are never negative. Images
     only. What a motion moves in from beyond the border is zero. Motions are the same for every
     example of a batch and leave the global random state as it is.
 
-    Deviations from the authors' code: motions are inverted exactly, :math:`D(T_l h)` is one
-    interpolation rather than two, an augmentation whose map is zero is left out of the fit
-    (theirs divides by zero), and translations are fractions of the image's sides (theirs: 30 of
-    224 pixels).
+    Deviations from the authors' code, whose default is super-resolution: motions are inverted
+    exactly, :math:`D(T_l h)` is one interpolation rather than two, an augmentation whose map is
+    zero is left out of the fit (theirs divides by zero), and translations are fractions of the
+    image's sides (theirs: 30 of 224 pixels).
 
     Source: Morbidelli, Carrera, Rossi, Fragneto, Boracchi: Augmented Grad-CAM: Heat-Maps
     Super Resolution Through Augmentation. ICASSP, 2020.
@@ -130,7 +135,7 @@ class LayerAugmentedGradCAM(ClassActivationMap):
         self,
         state: LayerState,
         *,
-        aggregation: Aggregation = "super_resolution",
+        aggregation: Aggregation = "average",
         n_augmentations: int = 100,
         max_rotation: float = 0.5,
         max_translation: float = 30 / 224,
@@ -139,8 +144,8 @@ class LayerAugmentedGradCAM(ClassActivationMap):
         """Compute the map.
 
         Args:
-            aggregation (str, optional): how maps become one: "super_resolution", "average" or
-                "max". Default: "super_resolution"
+            aggregation (str, optional): how maps become one: "average", "max" or
+                "super_resolution". Default: "average"
             n_augmentations (int, optional): how many motions, the identity among them.
                 Default: 100
             max_rotation (float, optional): largest rotation either way, in radians. Default: 0.5

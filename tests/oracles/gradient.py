@@ -132,7 +132,7 @@ def sampled(image, points):
 
 
 def augmented_grad_cam(
-    net, layer, x, target, aggregation="super_resolution",
+    net, layer, x, target, aggregation="average",
     n_augmentations=100, max_rotation=0.5, max_translation=30 / 224, seed=0,
 ):  # fmt: skip
     size = H, W = x.shape[2:]
@@ -224,7 +224,12 @@ ORACLES = {
             *({**FEW, "aggregation": a} for a in ("super_resolution", "average", "max")),
             {**FEW, "aggregation": "average", "max_rotation": 0, "max_translation": 0.4, "seed": 3},
             {**FEW, "aggregation": "average", "max_rotation": 3.0, "max_translation": 0},
-            {"n_augmentations": 6, "max_translation": 0.5, "seed": 1},
+            {
+                "n_augmentations": 6,
+                "max_translation": 0.5,
+                "seed": 1,
+                "aggregation": "super_resolution",
+            },
         ],
     ),
     "integratedgradcam": Oracle(
