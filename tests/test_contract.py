@@ -515,5 +515,22 @@ def test_every_option_is_documented(cls):
 
 
 @everywhere
+def test_seeds_and_generators(cls):
+    cls.accepts()
+    cls.needs("seed")
+    net, layer, x = NETWORKS["vgg_like"]()
+    method = cls(net, layer)
+    expected = method.attribute(x, 1, seed=7)
+    generator = torch.Generator().manual_seed(7)
+    assert torch.equal(method.attribute(x, 1, seed=generator), expected)
+    assert not torch.equal(generator.get_state(), torch.Generator().manual_seed(7).get_state())
+    assert torch.equal(method.attribute(x, 1, seed=7), expected)
+    with pytest.raises(TypeError, match="seed must be an int or a torch.Generator, got float"):
+        method.attribute(x, 1, seed=1.5)
+    with pytest.raises(ValueError, match="seed must be from"):
+        method.attribute(x, 1, seed=2**70)
+
+
+@everywhere
 def test_name(cls):
     assert cls.method.cls.get_name() == cls.method.title

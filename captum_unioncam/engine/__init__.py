@@ -19,6 +19,7 @@ from captum_unioncam.engine.feature_scoring import FeatureScores
 from captum_unioncam.engine.layer_state import LayerState, checked_call, measured_inputs
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
+from captum_unioncam.engine.randomness import Seed, check_seed, generator_of
 from captum_unioncam.engine.target_scores import Score
 
 __all__ = [
@@ -30,13 +31,16 @@ __all__ = [
     "MaskScorer",
     "MaskScores",
     "Score",
+    "Seed",
     "TargetType",
     "check_choice",
     "check_finite",
     "check_flag",
     "check_number",
     "check_percent",
+    "check_seed",
     "checked_call",
+    "generator_of",
     "measured_inputs",
     "min_max",
     "percentile",

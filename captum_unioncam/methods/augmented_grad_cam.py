@@ -11,8 +11,11 @@ from torch import Tensor
 from captum_unioncam.engine import (
     ClassActivationMap,
     LayerState,
+    Seed,
     check_choice,
     check_number,
+    check_seed,
+    generator_of,
     resize,
     spatial_mean,
     weighted_sum,
@@ -123,13 +126,13 @@ class LayerAugmentedGradCAM(ClassActivationMap):
         n_augmentations: int,
         max_rotation: float,
         max_translation: float,
-        seed: int,
+        seed: Seed,
     ) -> None:
         check_choice("aggregation", aggregation, ("super_resolution", "average", "max"))
         check_number("n_augmentations", n_augmentations, above=0, whole=True)
         check_number("max_rotation", max_rotation)
         check_number("max_translation", max_translation)
-        check_number("seed", seed, whole=True)
+        check_seed(seed)
 
     def _cam(
         self,
@@ -139,7 +142,7 @@ class LayerAugmentedGradCAM(ClassActivationMap):
         n_augmentations: int = 100,
         max_rotation: float = 0.5,
         max_translation: float = 30 / 224,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> Tensor:
         """Compute the map.
 
@@ -151,8 +154,8 @@ class LayerAugmentedGradCAM(ClassActivationMap):
             max_rotation (float, optional): largest rotation either way, in radians. Default: 0.5
             max_translation (float, optional): largest translation along each side, as a fraction
                 of that side. Default: 30 / 224
-            seed (int, optional): seed of the motions; the random state of torch is not touched.
-                Default: 0
+            seed (int or torch.Generator, optional): seed of the motions, or a generator to draw
+                from; the random state of torch is not touched. Default: 0
         """
         A, W, inputs = state.activations, state.gradients, state.call.inputs
         if A.dim() != 4:
@@ -162,7 +165,7 @@ class LayerAugmentedGradCAM(ClassActivationMap):
             )
         moves = maskable(inputs, A)
         size = next(x for x, m in zip(inputs, moves, strict=True) if m).shape[2:]
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         limits = torch.tensor([max_rotation, max_translation, max_translation], dtype=torch.float64)
         draws = torch.rand((n_augmentations, 3), generator=generator, dtype=torch.float64)
         draws = (2 * draws - 1) * limits

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, check_number
+from captum_unioncam.engine import (
+    ClassActivationMap,
+    LayerState,
+    Seed,
+    check_number,
+    check_seed,
+    generator_of,
+)
 
 
 class LayerOnesCAM(ClassActivationMap):
@@ -44,18 +51,18 @@ class LayerRandomCAM(ClassActivationMap):
     name = "Random map"
     needs_gradients = False
 
-    def _check(self, seed: int) -> None:
-        check_number("seed", seed, whole=True)
+    def _check(self, seed: Seed) -> None:
+        check_seed(seed)
 
-    def _cam(self, state: LayerState, *, seed: int = 0) -> Tensor:
+    def _cam(self, state: LayerState, *, seed: Seed = 0) -> Tensor:
         """Compute the map.
 
         Args:
-            seed (int, optional): seed of the map; the random state of torch is not touched.
-                Default: 0
+            seed (int or torch.Generator, optional): seed of the map, or a generator to draw them
+                from; the random state of torch is not touched. Default: 0
         """
         A = state.activations
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         L = torch.rand((1, 1, *A.shape[2:]), generator=generator, dtype=torch.float64)
         return L.to(A).expand(len(A), -1, *A.shape[2:])
 

@@ -12,10 +12,13 @@ from torch import Tensor
 from captum_unioncam.engine import (
     BaselineType,
     Score,
+    Seed,
     TargetType,
     check_flag,
     check_number,
+    check_seed,
     checked_call,
+    generator_of,
     measured_inputs,
     resize,
 )
@@ -86,7 +89,7 @@ class RISE(PerturbationAttribution):
         n_masks: int = 6000,
         cells: int = 8,
         keep: float = 0.1,
-        seed: int = 0,
+        seed: Seed = 0,
         baselines: BaselineType = None,
         score: Score = "probability",
         perturbations_per_eval: int | None = None,
@@ -108,8 +111,8 @@ class RISE(PerturbationAttribution):
             cells (int, optional): cells of a mask's grid along each dimension. Default: 8
             keep (float, optional): probability of a cell to be visible, p, in (0, 1].
                 Default: 0.1
-            seed (int, optional): seed of the masks; the random state of torch is not touched.
-                Default: 0
+            seed (int or torch.Generator, optional): seed of the masks, or a generator to draw them
+                from; the random state of torch is not touched. Default: 0
             baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
                 per input: a number, or a tensor that broadcasts to the input. For a black image
                 under mean and standard deviation use ``black_baseline``. Default: 0
@@ -135,7 +138,7 @@ class RISE(PerturbationAttribution):
         check_number("keep", keep, above=0)
         if keep > 1:
             raise ValueError(f"keep must be a probability greater than 0, at most 1, got {keep}")
-        check_number("seed", seed, whole=True)
+        check_seed(seed)
         call = checked_call(
             self.forward_func,
             None,
@@ -149,7 +152,7 @@ class RISE(PerturbationAttribution):
         )
         return self._map(call, n_masks, cells, keep, seed)
 
-    def _map(self, call: Call, n_masks: int, cells: int, keep: float, seed: int) -> Tensor:
+    def _map(self, call: Call, n_masks: int, cells: int, keep: float, seed: Seed) -> Tensor:
         with measured_inputs(call) as scorer:
             x = call.inputs[scorer.masked.index(True)]
             size = x.shape[2:]
@@ -197,9 +200,9 @@ class _Drawn(NamedTuple):
         return torch.stack(crops)[:, None]
 
 
-def _draw(n_masks: int, cells: int, keep: float, dims: int, seed: int) -> _Drawn:
+def _draw(n_masks: int, cells: int, keep: float, dims: int, seed: Seed) -> _Drawn:
     """Draw every grid and offset at once, so that no slicing changes them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     shape = n_masks, 1, *[cells] * dims
     grids = torch.rand(shape, generator=generator, dtype=torch.float64) < keep
     offsets = torch.rand((n_masks, dims), generator=generator, dtype=torch.float64)

@@ -6,7 +6,10 @@ from torch import Tensor
 from captum_unioncam.engine import (
     ClassActivationMap,
     LayerState,
+    Seed,
     check_number,
+    check_seed,
+    generator_of,
     quotient,
     weighted_sum,
 )
@@ -47,15 +50,15 @@ class LayerSmoothGradCAMPlusPlus(ClassActivationMap):
 
     name = "Smooth Grad-CAM++"
 
-    def _check(self, n_samples: int, stdev: float, seed: int) -> None:
+    def _check(self, n_samples: int, stdev: float, seed: Seed) -> None:
         check_number("n_samples", n_samples, above=0, whole=True)
         check_number("stdev", stdev)
         if stdev < 0:
             raise ValueError(f"stdev must not be negative, got {stdev}")
-        check_number("seed", seed, whole=True)
+        check_seed(seed)
 
     def _cam(
-        self, state: LayerState, *, n_samples: int = 4, stdev: float = 0.3, seed: int = 0
+        self, state: LayerState, *, n_samples: int = 4, stdev: float = 0.3, seed: Seed = 0
     ) -> Tensor:
         """Compute the map.
 
@@ -63,11 +66,11 @@ class LayerSmoothGradCAMPlusPlus(ClassActivationMap):
             n_samples (int, optional): noisy versions of each input, n. Default: 4
             stdev (float, optional): standard deviation of the noise, in units of the inputs.
                 Default: 0.3
-            seed (int, optional): seed of the noise; the random state of torch is not touched.
-                Default: 0
+            seed (int or torch.Generator, optional): seed of the noise, or a generator to draw them
+                from; the random state of torch is not touched. Default: 0
         """
         A, inputs = state.activations, state.call.inputs
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
 
         def with_noise(x: Tensor) -> Tensor:
             # One example's noise for all of them: a batch then equals single calls.

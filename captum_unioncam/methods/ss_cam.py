@@ -12,8 +12,11 @@ from captum_unioncam.engine import (
     LayerState,
     MaskScorer,
     MaskScores,
+    Seed,
     check_choice,
     check_number,
+    check_seed,
+    generator_of,
     weighted_sum,
 )
 from captum_unioncam.engine.captum_compat import NullProgress, progress
@@ -77,7 +80,7 @@ class LayerSSCAM(ClassActivationMap):
     default_score = "logit"
 
     def _check(
-        self, noise_on: NoiseOn, n_samples: int, stdev: float, weights: Weights, seed: int
+        self, noise_on: NoiseOn, n_samples: int, stdev: float, weights: Weights, seed: Seed
     ) -> None:
         check_choice("noise_on", noise_on, ("activations", "mask", "input"))
         check_number("n_samples", n_samples, above=0, whole=True)
@@ -85,7 +88,7 @@ class LayerSSCAM(ClassActivationMap):
         if stdev < 0:
             raise ValueError(f"stdev must not be negative, got {stdev}")
         check_choice("weights", weights, ("score", "softmax"))
-        check_number("seed", seed, whole=True)
+        check_seed(seed)
 
     def _cam(
         self,
@@ -95,7 +98,7 @@ class LayerSSCAM(ClassActivationMap):
         n_samples: int = 35,
         stdev: float = 2.0,
         weights: Weights = "softmax",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> Tensor:
         """Compute the map.
 
@@ -108,10 +111,10 @@ class LayerSSCAM(ClassActivationMap):
                 added to. Default: 2.0
             weights (str, optional): a channel's weight: the average "score" f_c, or the "softmax"
                 of these averages over the channels that are not flat. Default: "softmax"
-            seed (int, optional): seed of the noise; the random state of torch is not touched.
-                Default: 0
+            seed (int or torch.Generator, optional): seed of the noise, or a generator to draw them
+                from; the random state of torch is not touched. Default: 0
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
 
         def draw(shape: Sequence[int]) -> Tensor:
             return stdev * torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
