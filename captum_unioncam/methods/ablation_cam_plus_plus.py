@@ -110,20 +110,22 @@ def clustered(vectors: Tensor, clusters: int) -> list[Group]:
 
 def split(vectors: Tensor, group: Group) -> list[Group]:
     """Split a group of at least two channels in two by the directions (C, P) of its channels."""
-    V = vectors[group]
-    first = V[int((V @ V.sum(0)).argmin())]
-    second = V[int((V @ first).argmin())]
-    is_first = torch.zeros(len(V), dtype=torch.bool, device=V.device)
-    # Ten rounds settle all but a few channels, which may then be on either side.
-    for _ in range(10):
-        before, is_first = is_first, V @ first >= V @ second
-        if bool(is_first.all()):
-            # Channels of one direction have no two sides; halves are as good as any.
-            is_first = torch.arange(len(V), device=V.device) < len(V) // 2
-            break
-        if torch.equal(before, is_first):
-            break
-        first, second = (_mean_direction(V[side]) for side in (is_first, ~is_first))
+    # A caller's autocast would round the products, and with them the sides.
+    with torch.autocast(vectors.device.type, enabled=False):
+        V = vectors[group]
+        first = V[int((V @ V.sum(0)).argmin())]
+        second = V[int((V @ first).argmin())]
+        is_first = torch.zeros(len(V), dtype=torch.bool, device=V.device)
+        # Ten rounds settle all but a few channels, which may then be on either side.
+        for _ in range(10):
+            before, is_first = is_first, V @ first >= V @ second
+            if bool(is_first.all()):
+                # Channels of one direction have no two sides; halves are as good as any.
+                is_first = torch.arange(len(V), device=V.device) < len(V) // 2
+                break
+            if torch.equal(before, is_first):
+                break
+            first, second = (_mean_direction(V[side]) for side in (is_first, ~is_first))
     sides = is_first.tolist()
     return [[k for k, s in zip(group, sides, strict=True) if s == side] for side in (True, False)]
 

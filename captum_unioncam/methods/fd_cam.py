@@ -71,7 +71,9 @@ class LayerFDCAM(ClassActivationMap):
         A, W = state.activations, state.gradients
         channels = A.shape[1]
         D = directions(A)
-        similarity = D @ D.mT
+        # A caller's autocast would round the product of matrices, and with it the groups.
+        with torch.autocast(A.device.type, enabled=False):
+            similarity = D @ D.mT
         group = similarity > percentile(similarity, 100 * q)
 
         def features(example: int, ids: Tensor) -> Tensor:
