@@ -9,10 +9,9 @@ from captum_unioncam.engine.maps import span_resized
 from captum_unioncam.methods.controls import LayerCenterCAM, LayerOnesCAM, LayerRandomCAM
 from captum_unioncam.methods.feature_cam import LayerFeatureCAM
 from captum_unioncam.methods.fusion_cam import LayerFusionCAM, shares
-from captum_unioncam.methods.grad_cam_plus_plus import LayerGradCAMPlusPlus
+from captum_unioncam.methods.grad_cam_plus_plus import LayerGradCAMPlusPlus, plus_plus_weights
 from captum_unioncam.methods.grad_plus_plus_score_cam import (
     LayerGradPlusPlusScoreCAM,
-    plus_plus_weights,
 )
 from captum_unioncam.methods.group_cam import LayerGroupCAM, blurred
 from captum_unioncam.methods.is_cam import LayerISCAM

@@ -7,6 +7,7 @@ from captum_unioncam.engine.arguments import (
     check_number,
     check_percent,
 )
+from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.cam import (
     Attributions,
     ClassActivationMap,
@@ -16,7 +17,7 @@ from captum_unioncam.engine.cam import (
 )
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
-from captum_unioncam.engine.layer_state import LayerState, checked_call, measured_inputs
+from captum_unioncam.engine.layer_state import LayerState, measured_inputs
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.randomness import Seed, check_seed, generator_of
@@ -25,6 +26,7 @@ from captum_unioncam.engine.target_scores import Score
 __all__ = [
     "Attributions",
     "BaselineType",
+    "Call",
     "ClassActivationMap",
     "FeatureScores",
     "LayerState",

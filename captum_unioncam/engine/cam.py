@@ -11,8 +11,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
+from captum_unioncam.engine.call import checked_call
 from captum_unioncam.engine.captum_compat import BaselineType
-from captum_unioncam.engine.layer_state import LayerState, checked_call, measured
+from captum_unioncam.engine.layer_state import LayerState, measured
 from captum_unioncam.engine.target_scores import Score
 
 Attributions = Tensor | tuple[Tensor, ...]

@@ -1,7 +1,7 @@
 """What a layer says about the clean inputs, and what can be asked of it further."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
-from captum_unioncam.engine.call import Call, checked_call
+from captum_unioncam.engine.call import Call
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
-from captum_unioncam.engine.feature_scoring import FeatureScorer, FeatureScores
+from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.mask_scoring import MaskScorer
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 from captum_unioncam.engine.tokens import TokenGrid, find_grid
-
-__all__ = ["Call", "LayerState", "checked_call", "measured", "measured_inputs"]
 
 
 @dataclass(frozen=True)
@@ -72,18 +70,6 @@ class LayerState:
     def features(self) -> FeatureScorer:
         """Scores perturbed versions of the layer's features."""
         return FeatureScorer(self, self.call.description)
-
-    def score_features(
-        self, count: int, perturbed: Callable[[int, Tensor], Tensor]
-    ) -> FeatureScores:
-        """Score `count` perturbed versions of every example's features, (N, count) each.
-
-        Args:
-            count (int): how many perturbations there are.
-            perturbed (Callable): takes an example's number and the numbers of R perturbations,
-                returns features for them, (R, C, *spatial).
-        """
-        return self.features.score(count, perturbed)
 
     def measured_at(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return activations and gradients at other inputs of the same shapes."""

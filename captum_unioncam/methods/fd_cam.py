@@ -81,7 +81,7 @@ class LayerFDCAM(ClassActivationMap):
             kept = group[example, ids % channels] ^ (ids >= channels)[:, None]
             return A[example] * kept.reshape(*kept.shape, *[1] * (A.dim() - 2))
 
-        only, without = state.score_features(2 * channels, features).scores.chunk(2, dim=1)
+        only, without = state.features.score(2 * channels, features).scores.chunk(2, dim=1)
         S = only + state.scores[:, None] - without
         alpha = spatial_mean(W).flatten(1)
         scaled_S, scaled_alpha = unit_range(torch.stack([S, alpha], dim=1)).unbind(1)

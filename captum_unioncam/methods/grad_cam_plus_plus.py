@@ -12,6 +12,23 @@ from captum_unioncam.engine import (
 from captum_unioncam.engine.maps import spatial_dims
 
 
+def plus_plus_weights(A: Tensor, W: Tensor, *, normalize_alpha: bool = False) -> Tensor:
+    r"""Return Grad-CAM++'s weight of every channel, (N, C), without its factor exp(y_c).
+
+    Args:
+        A (Tensor): activations, (N, C, *spatial).
+        W (Tensor): gradients of the target's raw output with respect to A, same shape.
+        normalize_alpha (bool, optional): divide each channel's alpha by its sum. Default: False
+    """
+    space = spatial_dims(A)
+    S = A.sum(space, keepdim=True)
+    # The quotient of squares and cubes underflows for gradients that this form still weighs.
+    alpha = quotient((W > 0).to(A.dtype), (2 + S * W).relu())
+    if normalize_alpha:
+        alpha = quotient(alpha, alpha.sum(space, keepdim=True))
+    return (alpha * W).sum(space)
+
+
 class LayerGradCAMPlusPlus(ClassActivationMap):
     r"""Grad-CAM++: a channel's weight is a weighted sum of its positive gradients.
 
@@ -57,10 +74,4 @@ class LayerGradCAMPlusPlus(ClassActivationMap):
                 by their sum, as the authors' code does. Default: False
         """
         A, W = state.activations, state.gradients
-        space = spatial_dims(A)
-        S = A.sum(space, keepdim=True)
-        # The quotient of squares and cubes underflows for gradients that this form still weighs.
-        alpha = quotient((W > 0).to(A.dtype), (2 + S * W).relu())
-        if normalize_alpha:
-            alpha = quotient(alpha, alpha.sum(space, keepdim=True))
-        return weighted_sum((alpha * W).sum(space), A)
+        return weighted_sum(plus_plus_weights(A, W, normalize_alpha=normalize_alpha), A)

@@ -8,26 +8,13 @@ from captum_unioncam.engine import (
     ClassActivationMap,
     LayerState,
     check_choice,
-    quotient,
     unit_range,
     weighted_sum,
 )
-from captum_unioncam.engine.maps import spatial_dims
+from captum_unioncam.methods.grad_cam_plus_plus import plus_plus_weights
 from captum_unioncam.methods.score_cam import Weights, channel_weights
 
 Combine = Literal["masks", "product", "sum"]
-
-
-def plus_plus_weights(A: Tensor, W: Tensor) -> Tensor:
-    r"""Return Grad-CAM++'s weight of every channel, (N, C), without its factor exp(y_c).
-
-    .. math::
-        w_k = \sum_{ij} \frac{\mathrm{ReLU}(W_{kij})}{2 + W_{kij} \sum_{ab} A_{kab}}
-
-    as :class:`LayerGradCAMPlusPlus` has it: terms whose denominator is not positive are zero.
-    """
-    space = spatial_dims(A)
-    return quotient(W.relu(), (2 + W * A.sum(space, keepdim=True)).relu()).sum(space)
 
 
 class LayerGradPlusPlusScoreCAM(ClassActivationMap):

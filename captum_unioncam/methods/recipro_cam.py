@@ -76,5 +76,5 @@ class LayerReciproCAM(ClassActivationMap):
             vectors = vectors.reshape(*vectors.shape, *[1] * len(size))
             return vectors * windows(size, positions, gaussian, A)
 
-        scores = state.score_features(A[0, 0].numel(), alone).scores
+        scores = state.features.score(A[0, 0].numel(), alone).scores
         return scores.reshape(len(A), 1, *size)

@@ -70,5 +70,5 @@ class LayerViTReciproCAM(ClassActivationMap):
         def alone(example: int, positions: Tensor) -> Tensor:
             return A[example] * windows(grid.size, positions, gaussian, A)
 
-        scores = state.score_features(A[0, 0].numel(), alone).scores
+        scores = state.features.score(A[0, 0].numel(), alone).scores
         return scores.reshape(len(A), 1, *grid.size)
