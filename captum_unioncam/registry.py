@@ -119,7 +119,7 @@ METHODS: dict[str, Method] = {
     ),
     "rise": Method(
         "RISE", RISE, "Petsiuk et al., BMVC", 2018, "https://arxiv.org/abs/1806.07421",
-        False, "2 + masks", lambda c, p: 6002, "authors' code",
+        False, "1 + masks", lambda c, p: 6001, "authors' code",
     ),
     "scorecam": Method(
         "Score-CAM", LayerScoreCAM, "Wang et al., CVPR Workshops", 2020,

@@ -1,5 +1,6 @@
 """UnionCAM: denoise, unite, select (Hu, Wang, Lin, Yu, Frontiers in Neurorobotics 2024)."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -204,6 +205,7 @@ class LayerUnionCAM(ClassActivationMap):
         score: Score = "probability",
         region_weights: RegionWeights = "score",
         perturbations_per_eval: int | None = None,
+        scorer: Callable[..., Any] | None = None,
         show_progress: bool = False,
         return_details: bool = False,
     ) -> Attributions | tuple[Attributions, UnionCAMDetails | tuple[UnionCAMDetails, ...]]:
@@ -248,6 +250,10 @@ class LayerUnionCAM(ClassActivationMap):
             perturbations_per_eval (int, optional): at most this many times N rows in a forward;
                 None fits the rows to device and input size. Does not change the result.
                 Default: None
+            scorer (Callable, optional): what masked inputs run through instead of forward_func,
+                such as a compiled, frozen, half-precision or distributed copy of the model;
+                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
+                module's parameters; scores are kept in float32 or better. Default: None
             show_progress (bool, optional): show a progress bar on stderr. Default: False
             return_details (bool, optional): also return what each module found.
                 Default: False
@@ -301,6 +307,7 @@ class LayerUnionCAM(ClassActivationMap):
             "score": score,
             "region_weights": region_weights,
             "perturbations_per_eval": perturbations_per_eval,
+            "scorer": scorer,
             "show_progress": show_progress,
         }
         results = self._measured_cams(positional, options)
@@ -330,7 +337,7 @@ class LayerUnionCAM(ClassActivationMap):
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         D = masks.span(denoise(A, W, theta, denoise_on, alpha))
-        R = masks.span(region(A, masks.score(A, show=True), region_weights))
+        R = masks.span(region(A, state.channel_scores(), region_weights))
         beta_D, beta_R = masks.betas(torch.cat([D, R], dim=1)).unbind(1)
         DR = masks.span(unite(D, R, beta_D, beta_R))
         beta_DR = masks.betas(DR)[:, 0]

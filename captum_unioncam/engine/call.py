@@ -29,6 +29,8 @@ class Call:
         score (Score): what f_c is.
         rows_per_forward (int, optional): most rows of a forward; None lets the engine decide.
         description (str, optional): name for progress bars; None shows none.
+        scorer (Callable): what perturbed inputs run through; forward_func unless the user gave
+            another callable.
     """
 
     forward_func: Callable[..., Any]
@@ -43,6 +45,12 @@ class Call:
     score: Score
     rows_per_forward: int | None
     description: str | None
+    scorer: Callable[..., Any]
+
+    @property
+    def scorer_is_own(self) -> bool:
+        """Whether perturbed inputs run through another callable than forward_func."""
+        return self.scorer is not self.forward_func
 
     @property
     def num_examples(self) -> int:
@@ -80,6 +88,7 @@ def checked_call(
     score: Score = "probability",
     perturbations_per_eval: int | None = None,
     description: str | None = None,
+    scorer: Callable[..., Any] | None = None,
 ) -> Call:
     """Check the arguments of an `attribute` and return them as a Call, before any forward.
 
@@ -95,6 +104,8 @@ def checked_call(
         raise TypeError(f"grad_kwargs must be a dict or None, got {type(grad_kwargs).__name__}")
     if not callable(score):
         check.check_choice("score", score, ("probability", "logit"))
+    if scorer is not None and not callable(scorer):
+        raise TypeError(f"scorer must be callable or None, got {type(scorer).__name__}")
     parsed = check.parse_inputs(inputs)
     extra = additional_forward_args
     call = Call(
@@ -110,6 +121,7 @@ def checked_call(
         score,
         perturbations_per_eval and perturbations_per_eval * len(parsed[0]),
         description,
+        forward_func if scorer is None else scorer,
     )
     for x in call.inputs:
         if x.is_floating_point():

@@ -11,7 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
-from captum_unioncam.engine.call import checked_call
+from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.captum_compat import BaselineType
 from captum_unioncam.engine.layer_state import LayerState, measured
 from captum_unioncam.engine.target_scores import Score
@@ -26,6 +26,7 @@ ENGINE_OPTIONS: dict[str | None, dict[str, Any]] = {
         "baselines": None,
         "score": None,
         "perturbations_per_eval": None,
+        "scorer": None,
         "show_progress": False,
     },
 }
@@ -61,6 +62,12 @@ OPTION_ARGS = {
     "perturbations_per_eval": """\
             perturbations_per_eval (int, optional): at most this many times N rows in a forward;
                 None fits the rows to the device. Does not change the result. Default: None
+""",
+    "scorer": """\
+            scorer (Callable, optional): what masked inputs run through instead of forward_func,
+                such as a compiled, frozen, half-precision or distributed copy of the model;
+                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
+                module's parameters; scores are kept in float32 or better. Default: None
 """,
     "show_progress": """\
             show_progress (bool, optional): show a progress bar on stderr. Default: False
@@ -159,6 +166,15 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         self, positional: tuple[Any, ...], options: dict[str, Any]
     ) -> list[tuple[LayerState, Any]]:
         """Check arguments, measure the layer, and return what `_cam` makes of each tensor."""
+        check_flag("relu_attributions", positional[4])
+        call, chosen = self._checked(positional, options)
+        with measured(call, needs_gradients=self.needs_gradients) as states:
+            return [(state, self._cam(state, **chosen)) for state in states]
+
+    def _checked(
+        self, positional: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[Call, dict[str, Any]]:
+        """Check the arguments of `attribute`; return the call and the options of `_cam`."""
         known = self.options()
         for name in options:
             if name not in known:
@@ -166,8 +182,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
                     f"{type(self).__name__}.attribute has no parameter {name!r}"
                     f"{closest(name, known)}; it takes {', '.join(known) or 'no options'}"
                 )
-        inputs, target, extra, to_input, relu, grad_kwargs = positional
-        check_flag("relu_attributions", relu)
+        inputs, target, extra, to_input, _, grad_kwargs = positional
         chosen = {name: options.get(name, p.default) for name, p in known.items()}
         show_progress = chosen.pop("show_progress", False)
         check_flag("show_progress", show_progress)
@@ -187,8 +202,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
             description=f"{self.name} attribution" if show_progress else None,
             **engine,
         )
-        with measured(call, needs_gradients=self.needs_gradients) as states:
-            return [(state, self._cam(state, **chosen)) for state in states]
+        return call, chosen
 
     def _baselines(self, inputs: Any) -> BaselineType:
         """Return what masked-out parts show where the user says nothing; inputs are unchecked."""

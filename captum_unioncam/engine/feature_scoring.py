@@ -10,8 +10,12 @@ from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
 from captum_unioncam.engine.captum_compat import NullProgress, progress, run_forward
-from captum_unioncam.engine.mask_scoring import ACCELERATOR_CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from captum_unioncam.engine.prefix import Prefix, rebuilt
+from captum_unioncam.engine.row_stream import (
+    ACCELERATOR_CHUNK_ELEMENTS,
+    CPU_CHUNK_ELEMENTS,
+    LONGEST_CHUNK,
+)
 from captum_unioncam.engine.target_scores import check_output
 
 if TYPE_CHECKING:
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
 
 # Elements of the layer or of the output that one forward carries when the engine chooses.
 CHUNK_ELEMENTS = 2**25
-LONGEST_CHUNK = 512
 
 # Takes an example's number and a tensor of R perturbation numbers, returns features for them,
 # (R, C, *spatial).

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,10 +14,24 @@ from captum_unioncam.engine.call import Call
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
-from captum_unioncam.engine.mask_scoring import MaskScorer
+from captum_unioncam.engine.maps import unit_range
+from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores, min_max_together
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 from captum_unioncam.engine.tokens import TokenGrid, find_grid
+
+
+@dataclass
+class Together:
+    """What the states of several targets of the same inputs have in common.
+
+    Attributes:
+        states (list): per target, one state for each tensor of the layer.
+        tables (dict): scores of a layer tensor's channels as masks, one table per target.
+    """
+
+    states: list[tuple["LayerState", ...]] = field(default_factory=list)
+    tables: dict[int, list[MaskScores]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class LayerState:
         grid (TokenGrid, optional): how tokens lie on the image; None for layers of maps.
         position (int): which of the layer's tensors this is.
         layer_calls (int): how often a forward calls the layer; its last call is measured.
+        together (Together): what is shared with the states of other targets of these inputs.
+        number (int): which of their targets this one is.
     """
 
     call: Call
@@ -49,6 +65,8 @@ class LayerState:
     grid: TokenGrid | None
     position: int
     layer_calls: int
+    together: "Together"
+    number: int
 
     @cached_property
     def masks(self) -> MaskScorer:
@@ -60,6 +78,21 @@ class LayerState:
         call = self.call
         masked = check.maskable(call.inputs, self.activations)
         return MaskScorer(call, masked, call.baselines, self.target)
+
+    def channel_scores(self) -> MaskScores:
+        """Score every channel of A as a mask, once for all targets and methods that ask.
+
+        Returns:
+            *MaskScores* of this state's target, each (N, C).
+        """
+        together = self.together
+        if self.position not in together.tables:
+            targets = [state[self.position].target for state in together.states]
+            maps = unit_range(self.activations)
+            together.tables[self.position] = self.masks.score_for(
+                targets, maps, show=True, finish=min_max_together
+            )
+        return together.tables[self.position][self.number]
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""
@@ -93,18 +126,32 @@ def _as_maps(values: Tensor, grid: TokenGrid | None) -> Tensor:
 
 
 @contextmanager
-def measured(call: Call, *, needs_gradients: bool = True) -> Iterator[tuple[LayerState, ...]]:
+def measured(
+    call: Call, *, needs_gradients: bool = True, together: Together | None = None
+) -> Iterator[tuple[LayerState, ...]]:
     """Run the clean inputs once and yield one state per layer tensor.
 
     Inside the block gradients are off and the model is in evaluation mode; its modes are
-    restored on the way out.
+    restored on the way out. Targets measured with the same `together` must be of the same
+    inputs, layer, score and baselines; their masked forwards are shared.
     """
+    together = Together() if together is None else together
+    with _quiet(call):
+        clean = clean_pass(call, call.inputs, needs_gradients=needs_gradients)
+        states = tuple(_state(call, clean, i, together) for i in range(len(clean.activations)))
+        together.states.append(states)
+        yield states
+
+
+@contextmanager
+def _quiet(call: Call) -> Iterator[None]:
+    """Hold the model, and a scorer of the user's own, in evaluation mode without gradients."""
     model = model_behind(call.forward_func)
     _warn_of_training_mode(model, call.layer)
+    scorer = model_behind(call.scorer) if call.scorer_is_own else None
     # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-        clean = clean_pass(call, call.inputs, needs_gradients=needs_gradients)
-        yield tuple(_state(call, clean, position) for position in range(len(clean.activations)))
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), evaluating(scorer):
+        yield
 
 
 @contextmanager
@@ -114,9 +161,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
     Inside the block the model is as in `measured`. Masked are the floating point inputs of the
     first one's rank, which must be 3 to 5.
     """
-    model = model_behind(call.forward_func)
-    _warn_of_training_mode(model, None)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model):
+    with _quiet(call):
         copies = tuple(x.clone() for x in call.inputs)
         extra = tuple(a.clone() if isinstance(a, Tensor) else a for a in call.extra)
         output = check_output(run_forward(call.forward_func, copies, None, extra), len(copies[0]))
@@ -131,7 +176,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
         yield MaskScorer(call, check.maskable(call.inputs, like), call.baselines, target)
 
 
-def _state(call: Call, clean: CleanPass, position: int) -> LayerState:
+def _state(call: Call, clean: CleanPass, position: int, together: Together) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
     _check_layer_tensor(A, W, call.num_examples, call.layer_name)
     grid = find_grid(A, call.inputs)
@@ -139,6 +184,7 @@ def _state(call: Call, clean: CleanPass, position: int) -> LayerState:
     return LayerState(
         call, _as_maps(A, grid), _as_maps(W, grid) if W.numel() else W, target,
         logits.to(A.device), scores.to(A.device), A, grid, position, clean.layer_calls,
+        together, len(together.states),
     )  # fmt: skip
 
 
@@ -172,4 +218,4 @@ def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module | None) -> 
             else "it is explained in evaluation mode and put back"
         )
         # Past a context manager, the base class, attribute and Captum's wrapper: the user's line.
-        warnings.warn(f"the model is in training mode; {remedy}", UserWarning, stacklevel=7)
+        warnings.warn(f"the model is in training mode; {remedy}", UserWarning, stacklevel=9)

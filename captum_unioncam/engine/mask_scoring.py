@@ -1,6 +1,6 @@
-"""Scores of the target on masked inputs, streamed through the network in full chunks."""
+"""Scores of the target on inputs masked by maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
-from captum_unioncam.engine.captum_compat import NullProgress, Progress, progress, run_forward
+from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.maps import (
     distinct,
     min_max,
@@ -17,17 +17,11 @@ from captum_unioncam.engine.maps import (
     span_resized,
     unit_range,
 )
-from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
+from captum_unioncam.engine.row_stream import RowStream
+from captum_unioncam.engine.target_scores import TargetScores, widened
 
 if TYPE_CHECKING:
     from captum_unioncam.engine.call import Call
-
-# Elements of input that one forward carries when the engine chooses: 4 images of 3 x 224 x 224 on
-# a CPU, where more rows fall out of its caches, and 64 on an accelerator, which more rows feed.
-CPU_CHUNK_ELEMENTS = 4 * 3 * 224 * 224
-ACCELERATOR_CHUNK_ELEMENTS = 64 * 3 * 224 * 224
-LONGEST_CHUNK = 512
-
 
 # Makes masks of maps resized to each masked input; all masked inputs share one scale.
 Finish = Callable[[list[Tensor]], list[Tensor]]
@@ -77,11 +71,8 @@ class MaskScorer:
     ) -> None:
         self.call, self.masked, self.target = call, masked, target
         example = next(x for x, is_masked in zip(call.inputs, masked, strict=True) if is_masked)
-        on_cpu = example.device.type == "cpu"
-        # Convolutions on a CPU, and in half precision anywhere, run faster channels-last.
-        half = example.dtype in (torch.float16, torch.bfloat16)
-        self.channels_last = example.dim() == 4 and (on_cpu or half)
         self.device = example.device
+        self.stream = RowStream(call, example)
         # What a masked input and its baseline are blended from; None where nothing is masked.
         self._sources = [
             (self._laid_out(widened(x)), self._laid_out(_as_tensor(baseline, widened(x))))
@@ -90,9 +81,6 @@ class MaskScorer:
             for x, baseline, is_masked in zip(call.inputs, baselines, masked, strict=True)
         ]
         self.sizes = [source[0].shape[2:] for source in self._sources if source is not None]
-        budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
-        row = sum(x[0].numel() for x in call.inputs)
-        self._step = call.rows_per_forward or min(LONGEST_CHUNK, max(1, budget // row))
 
     def span(self, maps: Tensor) -> Tensor:
         """Scale maps (N, K, *spatial) so that, resized to the inputs, they span [0, 1]."""
@@ -123,62 +111,106 @@ class MaskScorer:
         self, maps: Tensor, *, show: bool = False, finish: Finish = as_they_are
     ) -> MaskScores:
         """Score maps like `score`, but without scaling them at their own resolution."""
-        base = self.baseline
+        return self.score_for([self.target], maps, show=show, finish=finish)[0]
+
+    def score_for(
+        self,
+        targets: Sequence[TargetScores],
+        maps: Tensor,
+        *,
+        show: bool = False,
+        finish: Finish = as_they_are,
+    ) -> list[MaskScores]:
+        """Score maps like `score_prepared`, for several targets with the same forwards."""
         rows, low, live, inverse = distinct(maps)
+        low = low.to(self.device)
+
+        def masks(chunk: slice) -> list[Tensor]:
+            return finish([resize(low[chunk], size) for size in self.sizes])
+
+        reads = self.read(rows, masks, targets=targets, show=show)
+        tables = []
+        for target, (logits, scores) in zip(targets, reads, strict=True):
+            base = self._baseline_for(target)
+            on = live.to(base.scores.device)
+            table = MaskScores(
+                torch.zeros_like(base.logits).repeat(1, live.shape[1]),
+                base.scores.repeat(1, live.shape[1]),
+                on,
+            )
+            if len(rows):
+                table.logits[on] = logits[inverse.to(logits.device)]
+                table.scores[on] = scores[inverse.to(scores.device)]
+            cause = "the network overflows on them, or a callable score returns such values"
+            check_finite("scores of masked inputs", table.scores, cause)
+            tables.append(MaskScores(*(values.to(maps.device) for values in table)))
+        return tables
+
+    def read(
+        self,
+        rows: Tensor,
+        masks: Callable[[slice], list[Tensor]],
+        *,
+        targets: Sequence[TargetScores] | None = None,
+        show: bool = False,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Mask examples with masks made chunk by chunk, and read the outputs.
+
+        Args:
+            rows (Tensor): the example that each mask belongs to, (R,).
+            masks (Callable): takes a slice of the rows, returns their masks, one tensor
+                (r, 1, *size) for each masked input.
+            targets (Sequence[TargetScores], optional): what to read; the call's own target by
+                default. Default: None
+            show (bool, optional): show a progress bar if the call asked for one. Default: False
+
+        Returns:
+            *list* of (raw outputs, scores) for each target, both (R,).
+        """
+        rows = rows.to(self.device)
         description = self.call.description if show else None
         bar = progress if description else NullProgress
         with bar(desc=description, total=len(rows), unit="mask") as shown:
-            low, rows = low.to(self.device), rows.to(self.device)
-            logits, scores = self._stream(low, rows, finish, shown)
-        live, inverse = live.to(base.scores.device), inverse.to(base.scores.device)
-        table = MaskScores(
-            torch.zeros_like(base.logits).repeat(1, live.shape[1]),
-            base.scores.repeat(1, live.shape[1]),
-            live,
-        )
-        if len(rows):
-            table.logits[live] = logits[inverse]
-            table.scores[live] = scores[inverse]
-        cause = "the network overflows on them, or a callable score returns such values"
-        check_finite("scores of masked inputs", table.scores, cause)
-        return MaskScores(*(values.to(maps.device) for values in table))
+            return self.stream.read(
+                rows,
+                lambda chunk: self._masked_inputs(masks(chunk), rows[chunk]),
+                [self.target] if targets is None else targets,
+                shown,
+            )
 
     @cached_property
     def baseline(self) -> MaskScores:
         """Scores of the baselines alone, f_c(I_b), as a table of one column."""
-        rows = torch.arange(self.call.num_examples, device=self.device)
-        nothing = torch.zeros(
-            self.call.num_examples, 1, *[1] * len(self.sizes[0]), device=self.device
-        )
-        if self._rows_differ():
-            logits, scores = self._stream(nothing, rows, as_they_are, NullProgress())
-        else:
-            output = self._forward(nothing[:1], rows[:1], as_they_are)
-            output = output.expand(self.call.num_examples, *output.shape[1:])
-            logits, scores = self.target.read(output, rows.to(output.device))
-        logits, scores = logits[:, None], scores[:, None]
+        return self._baseline_for(self.target)
+
+    def _baseline_for(self, target: TargetScores) -> MaskScores:
+        output = self._baseline_output
+        rows = torch.arange(self.call.num_examples, device=output.device)
+        logits, scores = (values[:, None] for values in target.read(output, rows))
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
         return MaskScores(logits, scores, torch.zeros_like(scores, dtype=torch.bool))
 
+    @cached_property
+    def _baseline_output(self) -> Tensor:
+        """What the network gives for the baselines; one row serves examples that share theirs."""
+        count = self.call.num_examples
+        needed = count if self._rows_differ() else 1
+        rows = torch.arange(needed, device=self.device)
+
+        def nothing(chunk: slice) -> tuple[Tensor, ...]:
+            some = rows[chunk]
+            blank = [some.new_zeros(len(some), 1, *[1] * len(size)) for size in self.sizes]
+            return self._masked_inputs(blank, some)
+
+        step = self.stream.step
+        chunks = [slice(start, start + step) for start in range(0, needed, step)]
+        output = torch.cat([self.stream.forward(rows[c], c, nothing) for c in chunks])
+        return output if needed == count else output.expand(count, *output.shape[1:])
+
     def betas(self, maps: Tensor) -> Tensor:
         """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K)."""
         return self.score(maps).scores - self.baseline.scores.to(maps.device)
-
-    def _stream(
-        self, low: Tensor, rows: Tensor, finish: Finish, bar: Progress
-    ) -> tuple[Tensor, Tensor]:
-        """Forward maps (M, 1, *spatial) on their examples (M,) in full chunks; logits, scores."""
-        read = []
-        for start in range(0, len(rows), self._step):
-            chunk = slice(start, start + self._step)
-            output = self._forward(low[chunk], rows[chunk], finish)
-            read.append(self.target.read(output, rows[chunk].to(output.device)))
-            bar.update(len(output))
-        if not read:
-            return low.new_zeros(0), low.new_zeros(0)
-        logits, scores = zip(*read, strict=True)
-        return torch.cat(logits), torch.cat(scores)
 
     def _rows_differ(self) -> bool:
         """Say whether the examples differ in anything but what is masked."""
@@ -188,41 +220,22 @@ class MaskScorer:
             or any(self.call.is_per_example(argument) for argument in self.call.extra)
         )
 
-    def _forward(self, low: Tensor, rows: Tensor, finish: Finish) -> Tensor:
-        """Run one chunk of maps (R, 1, *spatial) on the examples they belong to, (R,)."""
-        arguments = tuple(self.call.argument(argument, rows) for argument in self.call.extra)
-        forward_func = self.call.forward_func
-        try:
-            output = run_forward(
-                forward_func, self._masked_inputs(low, rows, finish), None, arguments
-            )
-        except RuntimeError as error:
-            # A network that flattens with `view` needs rows laid out one after the other.
-            if not (self.channels_last and "view size is not compatible" in str(error)):
-                raise
-            self.channels_last = False
-            output = run_forward(
-                forward_func, self._masked_inputs(low, rows, finish), None, arguments
-            )
-        return check_output(output, len(rows))
-
-    def _masked_inputs(self, low: Tensor, rows: Tensor, finish: Finish) -> tuple[Tensor, ...]:
-        masks = iter(finish([resize(low, size) for size in self.sizes]))
+    def _masked_inputs(self, masks: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the network's inputs: examples `rows`, each masked by its mask."""
+        ready = iter(masks)
         masked = []
         for x, source in zip(self.call.inputs, self._sources, strict=True):
             if source is None:
                 masked.append(x[rows.to(x.device)])
                 continue
             wide, baseline = source
-            blended = torch.lerp(_take(baseline, rows), _take(wide, rows), next(masks).to(wide))
-            masked.append(self._laid_out(blended.to(x.dtype)))
+            blended = torch.lerp(_take(baseline, rows), _take(wide, rows), next(ready).to(wide))
+            masked.append(blended.to(x.dtype))
         return tuple(masked)
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        if x.dim() != 4:
-            return x
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return x.contiguous(memory_format=layout)
+        is_last = self.stream.channels_last and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if is_last else x
 
 
 def _as_tensor(baseline: Tensor | int | float, x: Tensor) -> Tensor:

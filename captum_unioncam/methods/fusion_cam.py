@@ -96,7 +96,7 @@ class LayerFusionCAM(ClassActivationMap):
         A, W, masks = state.activations, state.gradients, state.masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
         D = masks.span(G.where(percentile(G, theta) <= G, 0))
-        w = channel_weights(masks.score(A, show=True), region_weights)
+        w = channel_weights(state.channel_scores(), region_weights)
         R = masks.span(weighted_sum(w, A).relu())
         beta_D, beta_R = shares(*masks.betas(torch.cat([D, R], dim=1)).unbind(1))
         U = masks.span(_times(beta_D, D) + _times(beta_R, R))

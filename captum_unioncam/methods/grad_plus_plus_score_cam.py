@@ -7,6 +7,7 @@ from torch import Tensor
 from captum_unioncam.engine import (
     ClassActivationMap,
     LayerState,
+    MaskScores,
     check_choice,
     unit_range,
     weighted_sum,
@@ -71,10 +72,21 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
                 Default: "score"
         """
         A = state.activations
-        B = plus_plus_weights(A, state.gradients).reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A
+        w = plus_plus_weights(A, state.gradients)
+        B = w.reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A
         if combine == "masks":
-            return weighted_sum(channel_weights(state.masks.score(B, show=True), weights), B)
-        s = channel_weights(state.masks.score(A, show=True), weights)
+            return weighted_sum(channel_weights(_masks_of(state, w, B), weights), B)
+        s = channel_weights(state.channel_scores(), weights)
         coarse = unit_range(B.sum(1, keepdim=True).relu())
         fine = unit_range(weighted_sum(s, A).relu())
         return coarse * fine if combine == "product" else (coarse + fine) / 2
+
+
+def _masks_of(state: LayerState, w: Tensor, B: Tensor) -> MaskScores:
+    """Score the weighted channels B = w A as masks; positive weights leave A's own masks."""
+    if (w < 0).any():
+        return state.masks.score(B, show=True)
+    own, base = state.channel_scores(), state.masks.baseline
+    on = own.live & (w > 0)
+    logits, scores = own.logits.where(on, 0), own.scores.where(on, base.scores.to(w.device))
+    return MaskScores(logits, scores, on)

@@ -14,6 +14,7 @@ from captum_unioncam.engine import (
     Score,
     Seed,
     TargetType,
+    check_finite,
     check_flag,
     check_number,
     check_seed,
@@ -93,6 +94,7 @@ class RISE(PerturbationAttribution):
         baselines: BaselineType = None,
         score: Score = "probability",
         perturbations_per_eval: int | None = None,
+        scorer: Callable[..., Any] | None = None,
         show_progress: bool = False,
     ) -> Tensor:
         r"""Compute the RISE map of the inputs for the target.
@@ -121,6 +123,10 @@ class RISE(PerturbationAttribution):
                 Default: "probability"
             perturbations_per_eval (int, optional): at most this many times N rows in a forward;
                 None fits the rows to the device. Does not change the result. Default: None
+            scorer (Callable, optional): what masked inputs run through instead of forward_func,
+                such as a compiled, frozen, half-precision or distributed copy of the model;
+                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
+                module's parameters; scores are kept in float32 or better. Default: None
             show_progress (bool, optional): show a progress bar on stderr. Default: False
 
         Returns:
@@ -148,6 +154,7 @@ class RISE(PerturbationAttribution):
             baselines=baselines,
             score=score,
             perturbations_per_eval=perturbations_per_eval,
+            scorer=scorer,
             description="RISE attribution" if show_progress else None,
         )
         return self._map(call, n_masks, cells, keep, seed)
@@ -157,18 +164,18 @@ class RISE(PerturbationAttribution):
             x = call.inputs[scorer.masked.index(True)]
             size = x.shape[2:]
             drawn = _draw(n_masks, cells, keep, len(size), seed).to(x)
-            # A map of one cell holds a mask's number, and `finish` makes the mask of it: no mask
-            # lives longer than its forward. Numbers start at 1, since a map of zeros is dropped.
-            numbers = torch.arange(1, n_masks + 1, device=x.device, dtype=drawn.grids.dtype)
-            numbers = numbers.reshape(1, -1, *[1] * len(size)).expand(len(x), -1, *[1] * len(size))
-
-            def numbered(resized: list[Tensor]) -> list[Tensor]:
-                which = resized[0].flatten(1)[:, 0].round().long() - 1
-                return [drawn.masks(which, maps.shape[2:]) for maps in resized]
-
-            scores = scorer.score_prepared(numbers, show=True, finish=numbered).scores
-            S = drawn.grids.new_zeros(len(x), size.numel())
             every = torch.arange(n_masks, device=x.device)
+            rows = torch.arange(len(x), device=x.device).repeat_interleave(n_masks)
+            numbers = every.repeat(len(x))
+
+            def masks(chunk: slice) -> list[Tensor]:
+                return [drawn.masks(numbers[chunk], each) for each in scorer.sizes]
+
+            _, scores = scorer.read(rows, masks, show=True)[0]
+            cause = "the network overflows on them, or a callable score returns such values"
+            check_finite("scores of masked inputs", scores, cause)
+            scores = scores.reshape(len(x), n_masks).to(x.device)
+            S = drawn.grids.new_zeros(len(x), size.numel())
             # Products of matrices would run in half precision under a caller's autocast.
             with torch.autocast(x.device.type, enabled=False):
                 for which in torch.split(every, max(1, SLICE_ELEMENTS // size.numel())):

@@ -75,4 +75,4 @@ class LayerScoreCAM(ClassActivationMap):
 
         """
         A = state.activations
-        return weighted_sum(channel_weights(state.masks.score(A, show=True), weights), A)
+        return weighted_sum(channel_weights(state.channel_scores(), weights), A)

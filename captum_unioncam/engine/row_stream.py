@@ -1,0 +1,119 @@
+"""Rows of changed inputs, streamed through the network in full chunks."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_unioncam.engine.captum_compat import Progress, run_forward
+from captum_unioncam.engine.target_scores import TargetScores, check_output
+
+if TYPE_CHECKING:
+    from captum_unioncam.engine.call import Call
+
+# Elements of input that one forward carries when the engine chooses: 4 images of 3 x 224 x 224 on
+# a CPU, where more rows fall out of its caches, and 64 on an accelerator, which more rows feed.
+CPU_CHUNK_ELEMENTS = 4 * 3 * 224 * 224
+ACCELERATOR_CHUNK_ELEMENTS = 64 * 3 * 224 * 224
+LONGEST_CHUNK = 512
+
+# Makes the network's inputs for a part of the rows.
+Make = Callable[[slice], tuple[Tensor, ...]]
+
+
+class RowStream:
+    """Forwards rows that are made chunk by chunk; lives as long as one call.
+
+    Args:
+        call (Call): what was asked for: network, further arguments, rows per forward.
+        example (Tensor): an input whose device, rank and dtype decide on layout and chunk.
+    """
+
+    def __init__(self, call: "Call", example: Tensor) -> None:
+        self.call = call
+        on_cpu = example.device.type == "cpu"
+        # Convolutions on a CPU, and in half precision anywhere, run faster channels-last.
+        half = example.dtype in (torch.float16, torch.bfloat16)
+        self.channels_last = example.dim() == 4 and (on_cpu or half)
+        budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
+        row = sum(x[0].numel() for x in call.inputs)
+        self.step = call.rows_per_forward or min(LONGEST_CHUNK, max(1, budget // row))
+
+    def read(
+        self, rows: Tensor, make: Make, targets: Sequence[TargetScores], bar: Progress
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Forward every row in full chunks and read it for each target.
+
+        Args:
+            rows (Tensor): the example that each row belongs to, (R,).
+            make (Callable): takes a slice of the rows, returns the network's inputs for them.
+            targets (Sequence[TargetScores]): what is read from each output.
+            bar (Progress): is told of every row that is done.
+
+        Returns:
+            *list* of (raw outputs, scores) for each target, both (R,).
+        """
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in targets]
+        start, asked = 0, self.step
+        while start < len(rows):
+            chunk = slice(start, start + self.step)
+            try:
+                output = self.forward(rows[chunk], chunk, make)
+            except torch.OutOfMemoryError:
+                if self.step == 1:
+                    raise
+                self.step //= 2
+                continue
+            which = rows[chunk].to(output.device)
+            for reads, target in zip(found, targets, strict=True):
+                reads.append(target.read(output, which))
+            start += len(output)
+            bar.update(len(output))
+        if self.step < asked:
+            warnings.warn(
+                f"{asked} rows in a forward do not fit the device's memory, {self.step} do: pass "
+                f"perturbations_per_eval={max(1, self.step // self.call.num_examples)} to skip "
+                "the search",
+                UserWarning,
+                stacklevel=2,
+            )
+        if not start:
+            nothing = rows.new_zeros(0, dtype=torch.float32)
+            return [(nothing, nothing) for _ in targets]
+        return [
+            (torch.cat([raw for raw, _ in reads]), torch.cat([score for _, score in reads]))
+            for reads in found
+        ]
+
+    def forward(self, rows: Tensor, chunk: slice, make: Make) -> Tensor:
+        """Run one chunk, of which `rows` are the examples."""
+        arguments = tuple(self.call.argument(argument, rows) for argument in self.call.extra)
+        scorer = self.call.scorer
+        try:
+            output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
+        except RuntimeError as error:
+            # A network that flattens with `view` needs rows laid out one after the other.
+            if not (self.channels_last and "view size is not compatible" in str(error)):
+                raise
+            self.channels_last = False
+            output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
+        return check_output(output, len(rows))
+
+    def _laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        wanted = _dtype_of(self.call.scorer) if self.call.scorer_is_own else None
+        return tuple(
+            x.to(wanted if wanted and x.is_floating_point() else x.dtype).contiguous(
+                memory_format=layout if x.dim() == 4 else torch.contiguous_format
+            )
+            for x in inputs
+        )
+
+
+def _dtype_of(scorer: Any) -> torch.dtype | None:
+    """Return the floating point dtype of a module's parameters, None for other callables."""
+    if not isinstance(scorer, nn.Module):
+        return None
+    return next((p.dtype for p in scorer.parameters() if p.is_floating_point()), None)

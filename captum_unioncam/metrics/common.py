@@ -1,0 +1,169 @@
+"""What every metric does alike: checked arguments, sized maps, scores of changed inputs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_unioncam.engine import (
+    BaselineType,
+    Call,
+    MaskScorer,
+    Score,
+    TargetType,
+    check_finite,
+    check_flag,
+    checked_call,
+    measured_inputs,
+)
+from captum_unioncam.engine.maps import extrema, min_max, resize
+
+COMMON_ARGS = ("target", "baselines", "additional_forward_args", "score", "perturbations_per_eval")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of a metric: checked arguments, prepared maps, and what scores changed inputs.
+
+    Attributes:
+        call (Call): what was asked for.
+        maps (Tensor): maps in [0, 1] at the size of the inputs, (N, 1, *spatial), in float32 or
+            better.
+        scorer (MaskScorer): scores masked inputs; `scorer.target` reads any output and
+            `scorer.stream` forwards any rows.
+    """
+
+    call: Call
+    maps: Tensor
+    scorer: MaskScorer
+
+    @property
+    def rows(self) -> Tensor:
+        """The number of every example, (N,)."""
+        return torch.arange(len(self.maps), device=self.scorer.device)
+
+    def masked_scores(
+        self, rows: Tensor, masks: Callable[[slice], Tensor], *, show: bool = True
+    ) -> Tensor:
+        """Score examples under masks made chunk by chunk.
+
+        Args:
+            rows (Tensor): the example that each mask belongs to, (R,).
+            masks (Callable): takes a slice of the rows, returns their masks, (r, 1, *spatial).
+            show (bool, optional): show a progress bar if the user asked for one. Default: True
+
+        Returns:
+            *Tensor* of scores f_c, (R,), in float32 or better.
+
+        Raises:
+            ValueError: if a score is not finite.
+        """
+
+        def for_each_input(chunk: slice) -> list[Tensor]:
+            made = masks(chunk)
+            return [made if made.shape[2:] == s else resize(made, s) for s in self.scorer.sizes]
+
+        _, scores = self.scorer.read(rows, for_each_input, show=show)[0]
+        cause = "the network overflows on them, or a callable score returns such values"
+        check_finite("scores of changed inputs", scores, cause)
+        return scores
+
+
+@contextmanager
+def evaluation(
+    name: str,
+    forward_func: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    attributions: Tensor | tuple[Tensor, ...],
+    *,
+    target: TargetType = None,
+    baselines: BaselineType = None,
+    additional_forward_args: Any = None,
+    score: Score = "probability",
+    perturbations_per_eval: int | None = None,
+    show_progress: bool = False,
+) -> Iterator[Evaluation]:
+    """Check a metric's arguments, run the clean inputs once and yield what scores changed ones.
+
+    Inside the block gradients are off and the model is in evaluation mode, as in `attribute`.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if an argument is out of range or of the wrong shape, or values are not
+            finite.
+    """
+    check_flag("show_progress", show_progress)
+    call = checked_call(
+        forward_func,
+        None,
+        inputs,
+        target,
+        additional_forward_args,
+        baselines=baselines,
+        score=score,
+        perturbations_per_eval=perturbations_per_eval,
+        description=name if show_progress else None,
+    )
+    with measured_inputs(call) as scorer:
+        maps = prepared_maps(attributions, call.num_examples, scorer.sizes[0])
+        yield Evaluation(call, maps.to(scorer.device), scorer)
+
+
+def prepared_maps(
+    attributions: Tensor | tuple[Tensor, ...], num_examples: int, size: tuple[int, ...]
+) -> Tensor:
+    """Return attributions as maps in [0, 1] at the size of the inputs.
+
+    Maps of another size are resized linearly (bilinearly for images) and then min-max scaled by
+    their extrema there. Attributions of several channels, such as Captum's gradients of a
+    picture, are summed over channels first. A flat map has no extrema to scale by: it is clipped
+    to [0, 1] as it is, so that a map of ones keeps everything and a map of zeros nothing. Signed
+    maps are scaled as they are; clip them at zero first for the papers' maps.
+
+    Args:
+        attributions (Tensor or tuple[Tensor]): (N, C, *any spatial size), of the rank of `size`
+            plus two.
+        num_examples (int): N.
+        size (tuple[int, ...]): spatial size of the inputs.
+
+    Returns:
+        *Tensor* of shape (N, 1, *size), in float32 or better, detached.
+
+    Raises:
+        TypeError: if `attributions` is not a floating point tensor.
+        ValueError: if its shape does not fit, or values are not finite.
+
+    Examples::
+
+        >>> prepared_maps(torch.tensor([[[2.0, 4.0, 3.0]]]), 1, (3,))
+        tensor([[[0.0000, 1.0000, 0.5000]]])
+        >>> prepared_maps(torch.ones(1, 1, 3), 1, (3,))
+        tensor([[[1., 1., 1.]]])
+    """
+    if isinstance(attributions, tuple):
+        if len(attributions) != 1:
+            raise ValueError(
+                f"attributions must be one map per example, got a tuple of {len(attributions)}; "
+                "measure the maps of one input or layer tensor at a time"
+            )
+        attributions = attributions[0]
+    if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
+        kind = getattr(attributions, "dtype", type(attributions).__name__)
+        raise TypeError(f"attributions must be a floating point Tensor, got {kind}")
+    shape = tuple(attributions.shape)
+    if len(shape) != len(size) + 2 or len(attributions) != num_examples or 0 in shape:
+        spatial = ", ".join(["*"] * len(size))
+        raise ValueError(
+            f"attributions must have shape ({num_examples}, C, {spatial}) for these inputs, got "
+            f"{shape}"
+        )
+    maps = attributions.detach()
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).sum(1, keepdim=True)
+    check_finite("attributions", maps, "clean them before they are measured")
+    if tuple(maps.shape[2:]) != tuple(size):
+        maps = resize(maps, size)
+    low, high = extrema(maps)
+    return torch.where(high > low, min_max(maps, low, high), maps.clamp(0, 1))
