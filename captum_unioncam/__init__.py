@@ -1,5 +1,7 @@
 """UnionCAM and its family of class activation maps as Captum layer attributions."""
 
+from captum_unioncam.compare import compare
+from captum_unioncam.comparison import Comparison
 from captum_unioncam.helpers import as_explanation_func, black_baseline
 from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "RISE",
+    "Comparison",
     "LayerAblationCAM",
     "LayerAblationCAMPlusPlus",
     "LayerAugmentedGradCAM",
@@ -63,6 +66,7 @@ __all__ = [
     "UnionCAMDetails",
     "as_explanation_func",
     "black_baseline",
+    "compare",
     "fuse_layer_cams",
     "suggest_layer",
 ]

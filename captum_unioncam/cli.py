@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from captum_unioncam import __version__
+from captum_unioncam import __version__, compare_command
+from captum_unioncam.benchmark import command as benchmark_command
 from captum_unioncam.engine.arguments import check_choice, check_percent
 
 MOST_ROWS = 20
@@ -62,21 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "its scores.",
     )
     explain.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    explain.add_argument(
-        "--model",
-        required=True,
-        help="a torchvision classifier, 'demo', or module:function for your own; the function "
-        "returns a model or (model, preprocess, class_names)",
-    )
-    explain.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="file with a state dict (.pth, .safetensors), or the name of torchvision weights "
-        "(default: %(default)s, downloaded once by torchvision)",
-    )
-    explain.add_argument(
-        "--layer", default="auto", help="dotted name of the layer, or 'auto' (default)"
-    )
+    _add_network(explain)
     explain.add_argument(
         "--target", default="top1", help="class to explain: top1 (default), a number, or a name"
     )
@@ -96,8 +83,27 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with a folder as output: leave images whose picture is there already",
     )
-    explain.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     explain.set_defaults(run=_explain)
+
+    comparing = commands.add_parser(
+        "compare",
+        help="several methods and classes of one photograph, side by side",
+        description="Explain one photograph with several methods for several classes; write a "
+        "grid of pictures, rows classes and columns methods, and print their scores.",
+    )
+    compare_command.add_arguments(comparing)
+    _add_network(comparing)
+    comparing.set_defaults(run=_compare)
+
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="methods measured over a data set, with intervals",
+        description="Measure methods over a folder of pictures: a row per picture and method, "
+        "written as it is made. A run that was stopped goes on where it was when it is repeated. "
+        "Under torchrun the pictures are divided among the processes.",
+    )
+    benchmark_command.add_arguments(benchmark)
+    benchmark.set_defaults(run=benchmark_command.run)
 
     methods = commands.add_parser("methods", help="list the methods that explain knows")
     methods.add_argument("--markdown", action="store_true", help="as a Markdown table with links")
@@ -106,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, default, folder in (
         (demo, "unioncam_demo.png", ""),
         (explain, "unioncam.png", "; a folder gets one per image"),
+        (comparing, "unioncam_compare.png", ""),
     ):
         command.add_argument(
             "-o",
@@ -117,6 +124,26 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    """Add what says which network to explain, at which layer and where."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a torchvision classifier, 'demo', or module:function for your own; the function "
+        "returns a model or (model, preprocess, class_names)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="DEFAULT",
+        help="file with a state dict (.pth, .safetensors), or the name of torchvision weights "
+        "(default: %(default)s, downloaded once by torchvision)",
+    )
+    parser.add_argument(
+        "--layer", default="auto", help="dotted name of the layer, or 'auto' (default)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -197,6 +224,12 @@ def _explain(arguments: argparse.Namespace) -> int:
         print(figure.table(explained))
         print(f"{'pictures' if into_folder else 'picture'} written to {arguments.output}")
     return 1 if failed else 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if _check_output(arguments.output):
+        arguments.output /= "unioncam_compare.png"
+    return compare_command.run(arguments)
 
 
 def _methods(arguments: argparse.Namespace) -> int:

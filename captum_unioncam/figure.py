@@ -191,10 +191,10 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
             ax.set_xticks([])
             ax.set_yticks([])
         axes[0].set_title(
-            f"{_shortened(explanation.class_name)}\nprobability {explanation.probability:.3f}",
+            f"{shortened(explanation.class_name)}\nprobability {explanation.probability:.3f}",
             fontsize=11,
         )
-        axes[0].set_ylabel(_shortened(explanation.name), fontsize=11)
+        axes[0].set_ylabel(shortened(explanation.name), fontsize=11)
         for ax, panel in zip(axes[1:], explanation.panels, strict=True):
             ax.imshow(panel.heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.55)
             ax.set_title(f"{panel.title}\n{panel.score}", fontsize=11)
@@ -238,5 +238,6 @@ def table(explanations: Sequence[Explanation]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _shortened(text: str, length: int = 30) -> str:
+def shortened(text: str, length: int = 30) -> str:
+    """Return the text, cut where it would not fit over a picture."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -17,6 +17,7 @@ from captum_unioncam.engine import (
     TargetType,
     check_choice,
     check_flag,
+    check_max_masks,
     check_percent,
     percentile,
     quotient,
@@ -44,6 +45,8 @@ class UnionCAMDetails(NamedTuple):
         beta_region (Tensor): score of R, (N,).
         beta_union (Tensor): score of DR, (N,).
         selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
+        channel_std (Tensor): standard deviation of the channels' scores that ``max_masks`` left
+            to prediction; zero for those measured, (N, C).
     """
 
     denoised: Tensor
@@ -53,6 +56,7 @@ class UnionCAMDetails(NamedTuple):
     beta_region: Tensor
     beta_union: Tensor
     selected_union: Tensor
+    channel_std: Tensor
 
 
 def denoise(
@@ -204,6 +208,7 @@ class LayerUnionCAM(ClassActivationMap):
         alpha: Alpha = "sum",
         score: Score = "probability",
         region_weights: RegionWeights = "score",
+        max_masks: int | None = None,
         perturbations_per_eval: int | None = None,
         scorer: Callable[..., Any] | None = None,
         show_progress: bool = False,
@@ -247,6 +252,9 @@ class LayerUnionCAM(ClassActivationMap):
             region_weights (str, optional): a channel's weight in the region map: the "score" of
                 its masked input, or the "softmax" of the raw outputs over the live channels.
                 Default: "score"
+            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
+                for the others, whose scores are predicted; None forwards every distinct one.
+                Default: None
             perturbations_per_eval (int, optional): at most this many times N rows in a forward;
                 None fits the rows to device and input size. Does not change the result.
                 Default: None
@@ -306,6 +314,7 @@ class LayerUnionCAM(ClassActivationMap):
             "alpha": alpha,
             "score": score,
             "region_weights": region_weights,
+            "max_masks": max_masks,
             "perturbations_per_eval": perturbations_per_eval,
             "scorer": scorer,
             "show_progress": show_progress,
@@ -320,7 +329,10 @@ class LayerUnionCAM(ClassActivationMap):
             return (maps[0], details[0]) if return_details else maps[0]
         return (maps, details) if return_details else maps
 
-    def _check(self, theta: Any, denoise_on: Any, alpha: Any, region_weights: Any) -> None:
+    def _check(
+        self, theta: Any, denoise_on: Any, alpha: Any, region_weights: Any, max_masks: Any
+    ) -> None:
+        check_max_masks(max_masks)
         check_percent("theta", theta)
         check_choice("denoise_on", denoise_on, ("all", "positive"))
         check_choice("alpha", alpha, ("sum", "count"))
@@ -334,12 +346,14 @@ class LayerUnionCAM(ClassActivationMap):
         denoise_on: DenoiseOn = "all",
         alpha: Alpha = "sum",
         region_weights: RegionWeights = "score",
+        max_masks: int | None = None,
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         D = masks.span(denoise(A, W, theta, denoise_on, alpha))
-        R = masks.span(region(A, state.channel_scores(), region_weights))
+        masked = state.channel_scores(max_masks)
+        R = masks.span(region(A, masked, region_weights))
         beta_D, beta_R = masks.betas(torch.cat([D, R], dim=1)).unbind(1)
         DR = masks.span(unite(D, R, beta_D, beta_R))
         beta_DR = masks.betas(DR)[:, 0]
         L, selected = select(D, R, DR, beta_R, beta_DR)
-        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected)
+        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, masked.std)

@@ -10,11 +10,15 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_blocks_run(block):
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
     assert names["heat"].shape == (1, 1, 224, 224)
+    assert len(names["result"].rows) == 8
+    assert "UnionCAM max_masks=64" in capsys.readouterr().out
+    assert (tmp_path / "comparison.png").stat().st_size > 50_000
 
 
 def test_linked_files_exist():

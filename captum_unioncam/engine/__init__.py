@@ -4,6 +4,7 @@ from captum_unioncam.engine.arguments import (
     check_choice,
     check_finite,
     check_flag,
+    check_max_masks,
     check_number,
     check_percent,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "check_choice",
     "check_finite",
     "check_flag",
+    "check_max_masks",
     "check_number",
     "check_percent",
     "check_seed",

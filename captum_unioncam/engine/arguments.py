@@ -44,6 +44,12 @@ def check_number(name: str, value: Any, *, above: float | None = None, whole: bo
         raise ValueError(f"{name} must be a finite number{bound}, got {value}")
 
 
+def check_max_masks(value: Any) -> None:
+    """Raise unless `value` is None or an int of at least 1."""
+    if value is not None:
+        check_number("max_masks", value, above=0, whole=True)
+
+
 def check_percent(name: str, value: Any) -> float:
     """Return `value` as float.
 

@@ -1,7 +1,6 @@
 """The base class of every method: Captum's interface around a formula."""
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +14,7 @@ from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.captum_compat import BaselineType
 from captum_unioncam.engine.layer_state import LayerState, measured
 from captum_unioncam.engine.target_scores import Score
+from captum_unioncam.engine.warn import warn
 
 Attributions = Tensor | tuple[Tensor, ...]
 
@@ -224,12 +224,10 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
             r for cam in finished for r in (cam == 0).flatten(1).all(1).nonzero()[:, 0].tolist()
         }
         if blank:
-            warnings.warn(
+            warn(
                 f"{self.name} is blank for example(s) {sorted(blank)}: no channel of the layer "
                 "varies over space, or those that do sum to nothing (for clipped maps: to "
-                "nothing positive, as negative weights do)",
-                UserWarning,
-                stacklevel=4,
+                "nothing positive, as negative weights do)"
             )
         return tuple(finished)
 

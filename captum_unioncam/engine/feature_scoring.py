@@ -15,6 +15,7 @@ from captum_unioncam.engine.row_stream import (
     ACCELERATOR_CHUNK_ELEMENTS,
     CPU_CHUNK_ELEMENTS,
     LONGEST_CHUNK,
+    in_chunks,
 )
 from captum_unioncam.engine.target_scores import check_output
 
@@ -86,13 +87,18 @@ class FeatureScorer:
         show = progress if self.description else NullProgress
         with show(desc=self.description, total=sum(map(len, wanted)), unit="feature") as bar:
             for example, ids in enumerate(wanted):
-                for some in ids.split(self._step) if len(ids) else ():
+
+                def run(chunk: slice, example: int = example, ids: Tensor = ids) -> None:
+                    some = ids[chunk]
                     output = self._forward(example, perturbed(example, some), self._way)
                     rows = torch.full((len(some),), example, device=output.device)
                     logit, score = state.target.read(check_output(output, len(some)), rows)
                     logits[example, some] = logit.to(device, logits.dtype)
                     scores[example, some] = score.to(device, scores.dtype)
                     bar.update(len(some))
+
+                if len(ids):
+                    self._step = in_chunks(len(ids), self._step, run, state.call.num_examples)
         cause = "the network overflows on them, or a callable score returns such values"
         check_finite("scores of perturbed features", scores, cause)
         return FeatureScores(logits, scores)

@@ -1,6 +1,5 @@
 """What a layer says about the clean inputs, and what can be asked of it further."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from captum_unioncam.engine.call import Call
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
-from captum_unioncam.engine.maps import unit_range
-from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores, min_max_together
+from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
 from captum_unioncam.engine.tokens import TokenGrid, find_grid
+from captum_unioncam.engine.warn import warn
 
 
 @dataclass
@@ -27,11 +26,12 @@ class Together:
 
     Attributes:
         states (list): per target, one state for each tensor of the layer.
-        tables (dict): scores of a layer tensor's channels as masks, one table per target.
+        tables (dict): by layer tensor and budget, scores of its channels as masks, one table
+            per target.
     """
 
     states: list[tuple["LayerState", ...]] = field(default_factory=list)
-    tables: dict[int, list[MaskScores]] = field(default_factory=dict)
+    tables: dict[tuple[int, int | None], list[MaskScores]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,23 @@ class LayerState:
         masked = check.maskable(call.inputs, self.activations)
         return MaskScorer(call, masked, call.baselines, self.target)
 
-    def channel_scores(self) -> MaskScores:
+    def channel_scores(self, max_masks: int | None = None) -> MaskScores:
         """Score every channel of A as a mask, once for all targets and methods that ask.
+
+        Args:
+            max_masks (int, optional): forward at most so many masks of an example and predict
+                the scores of the others; None forwards all. Default: None
 
         Returns:
             *MaskScores* of this state's target, each (N, C).
         """
-        together = self.together
-        if self.position not in together.tables:
-            targets = [state[self.position].target for state in together.states]
-            maps = unit_range(self.activations)
-            together.tables[self.position] = self.masks.score_for(
-                targets, maps, show=True, finish=min_max_together
+        tables, key = self.together.tables, (self.position, max_masks)
+        if key not in tables:
+            targets = [states[self.position].target for states in self.together.states]
+            tables[key] = self.masks.score_for(
+                targets, self.activations, show=True, max_masks=max_masks
             )
-        return together.tables[self.position][self.number]
+        return tables[key][self.number]
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""
@@ -136,7 +139,7 @@ def measured(
     inputs, layer, score and baselines; their masked forwards are shared.
     """
     together = Together() if together is None else together
-    with _quiet(call):
+    with quiet(call):
         clean = clean_pass(call, call.inputs, needs_gradients=needs_gradients)
         states = tuple(_state(call, clean, i, together) for i in range(len(clean.activations)))
         together.states.append(states)
@@ -144,7 +147,7 @@ def measured(
 
 
 @contextmanager
-def _quiet(call: Call) -> Iterator[None]:
+def quiet(call: Call) -> Iterator[None]:
     """Hold the model, and a scorer of the user's own, in evaluation mode without gradients."""
     model = model_behind(call.forward_func)
     _warn_of_training_mode(model, call.layer)
@@ -161,7 +164,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
     Inside the block the model is as in `measured`. Masked are the floating point inputs of the
     first one's rank, which must be 3 to 5.
     """
-    with _quiet(call):
+    with quiet(call):
         copies = tuple(x.clone() for x in call.inputs)
         extra = tuple(a.clone() if isinstance(a, Tensor) else a for a in call.extra)
         output = check_output(run_forward(call.forward_func, copies, None, extra), len(copies[0]))
@@ -217,5 +220,4 @@ def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module | None) -> 
             if model is None
             else "it is explained in evaluation mode and put back"
         )
-        # Past a context manager, the base class, attribute and Captum's wrapper: the user's line.
-        warnings.warn(f"the model is in training mode; {remedy}", UserWarning, stacklevel=9)
+        warn(f"the model is in training mode; {remedy}")

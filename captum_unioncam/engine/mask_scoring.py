@@ -18,6 +18,7 @@ from captum_unioncam.engine.maps import (
     unit_range,
 )
 from captum_unioncam.engine.row_stream import RowStream
+from captum_unioncam.engine.surrogate import budgeted, completed
 from captum_unioncam.engine.target_scores import TargetScores, widened
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class MaskScores(NamedTuple):
         logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.
         scores (Tensor): the target's score f_c, (N, K); maps that are not live have f_c(I_b).
         live (Tensor): False for flat maps, which mask everything, (N, K) bool.
+        std (Tensor): standard deviation of scores that were predicted, zero for those that were
+            measured, (N, K).
     """
 
     logits: Tensor
     scores: Tensor
     live: Tensor
+    std: Tensor
 
 
 class MaskScorer:
@@ -87,7 +91,12 @@ class MaskScorer:
         return span_resized(maps, self.sizes)
 
     def score(
-        self, maps: Tensor, *, show: bool = False, finish: Finish | None = None
+        self,
+        maps: Tensor,
+        *,
+        show: bool = False,
+        finish: Finish = min_max_together,
+        max_masks: int | None = None,
     ) -> MaskScores:
         """Score the inputs masked by each map, resized to them and min-max scaled to [0, 1].
 
@@ -97,7 +106,9 @@ class MaskScorer:
             maps (Tensor): maps of shape (N, K, *spatial).
             show (bool, optional): show a progress bar if the call asked for one. Default: False
             finish (Callable, optional): makes masks of resized maps, given one tensor
-                (R, 1, *size) for each masked input; min-max scaling by default. Default: None
+                (R, 1, *size) for each masked input. Default: min-max scaling
+            max_masks (int, optional): forward at most so many distinct maps of an example and
+                predict the scores of the others. Default: None
 
         Returns:
             *MaskScores* for the N x K masked inputs, in float32 or better.
@@ -105,13 +116,7 @@ class MaskScorer:
         Raises:
             ValueError: if a masked input has a score that is not finite.
         """
-        return self.score_prepared(unit_range(maps), show=show, finish=finish or min_max_together)
-
-    def score_prepared(
-        self, maps: Tensor, *, show: bool = False, finish: Finish = as_they_are
-    ) -> MaskScores:
-        """Score maps like `score`, but without scaling them at their own resolution."""
-        return self.score_for([self.target], maps, show=show, finish=finish)[0]
+        return self.score_for([self.target], maps, show=show, finish=finish, max_masks=max_masks)[0]
 
     def score_for(
         self,
@@ -119,31 +124,58 @@ class MaskScorer:
         maps: Tensor,
         *,
         show: bool = False,
-        finish: Finish = as_they_are,
+        finish: Finish = min_max_together,
+        max_masks: int | None = None,
     ) -> list[MaskScores]:
-        """Score maps like `score_prepared`, for several targets with the same forwards."""
+        """Score maps like `score`, for several targets with the same forwards."""
+        gains = maps.flatten(2).std(2, correction=0)
+        return self._table(targets, unit_range(maps), show, finish, max_masks, gains)
+
+    def score_prepared(
+        self, maps: Tensor, *, show: bool = False, finish: Finish = as_they_are
+    ) -> MaskScores:
+        """Score maps like `score`, but without scaling them at their own resolution."""
+        return self._table([self.target], maps, show, finish, None, maps)[0]
+
+    def _table(
+        self,
+        targets: Sequence[TargetScores],
+        maps: Tensor,
+        show: bool,
+        finish: Finish,
+        max_masks: int | None,
+        gains: Tensor,
+    ) -> list[MaskScores]:
+        """Score maps that are scaled; `gains`, (N, K), say what each can add to a sum of maps."""
         rows, low, live, inverse = distinct(maps)
         low = low.to(self.device)
+        chosen = torch.ones_like(rows, dtype=torch.bool)
+        if max_masks is not None:
+            weights = gains.new_zeros(len(rows)).index_add(0, inverse, gains[live])
+            chosen = budgeted(rows, low[:, 0].to(rows.device), weights, max_masks)
+        shown = low[chosen.to(low.device)]
 
         def masks(chunk: slice) -> list[Tensor]:
-            return finish([resize(low[chunk], size) for size in self.sizes])
+            return finish([resize(shown[chunk], size) for size in self.sizes])
 
-        reads = self.read(rows, masks, targets=targets, show=show)
+        reads = self.read(rows[chosen], masks, targets=targets, show=show)
+        where = reads[0][0].device
+        rows, chosen, live, inverse = (v.to(where) for v in (rows, chosen, live, inverse))
+        measured = (torch.stack(values, dim=1) for values in zip(*reads, strict=True))
+        found = completed(rows, low[:, 0].to(where), chosen, *measured)
         tables = []
-        for target, (logits, scores) in zip(targets, reads, strict=True):
+        for number, target in enumerate(targets):
             base = self._baseline_for(target)
-            on = live.to(base.scores.device)
-            table = MaskScores(
-                torch.zeros_like(base.logits).repeat(1, live.shape[1]),
-                base.scores.repeat(1, live.shape[1]),
-                on,
-            )
-            if len(rows):
-                table.logits[on] = logits[inverse.to(logits.device)]
-                table.scores[on] = scores[inverse.to(scores.device)]
+            values = base.logits * 0, base.scores, base.scores * 0
+            table = [value.to(where).repeat(1, live.shape[1]) for value in values]
+            for column, predicted in zip(
+                table, (found.logits, found.scores, found.score_std), strict=True
+            ):
+                column[live] = predicted[:, number][inverse].to(column)
             cause = "the network overflows on them, or a callable score returns such values"
-            check_finite("scores of masked inputs", table.scores, cause)
-            tables.append(MaskScores(*(values.to(maps.device) for values in table)))
+            check_finite("scores of masked inputs", table[1], cause)
+            logits, scores, std = (column.to(maps.device) for column in table)
+            tables.append(MaskScores(logits, scores, live.to(maps.device), std))
         return tables
 
     def read(
@@ -189,7 +221,8 @@ class MaskScorer:
         logits, scores = (values[:, None] for values in target.read(output, rows))
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
-        return MaskScores(logits, scores, torch.zeros_like(scores, dtype=torch.bool))
+        live = torch.zeros_like(scores, dtype=torch.bool)
+        return MaskScores(logits, scores, live, torch.zeros_like(scores))
 
     @cached_property
     def _baseline_output(self) -> Tensor:

@@ -1,6 +1,5 @@
 """Rows of changed inputs, streamed through the network in full chunks."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.captum_compat import Progress, run_forward
 from captum_unioncam.engine.target_scores import TargetScores, check_output
+from captum_unioncam.engine.warn import warn
 
 if TYPE_CHECKING:
     from captum_unioncam.engine.call import Call
@@ -56,30 +56,16 @@ class RowStream:
             *list* of (raw outputs, scores) for each target, both (R,).
         """
         found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in targets]
-        start, asked = 0, self.step
-        while start < len(rows):
-            chunk = slice(start, start + self.step)
-            try:
-                output = self.forward(rows[chunk], chunk, make)
-            except torch.OutOfMemoryError:
-                if self.step == 1:
-                    raise
-                self.step //= 2
-                continue
+
+        def run(chunk: slice) -> None:
+            output = self.forward(rows[chunk], chunk, make)
             which = rows[chunk].to(output.device)
             for reads, target in zip(found, targets, strict=True):
                 reads.append(target.read(output, which))
-            start += len(output)
             bar.update(len(output))
-        if self.step < asked:
-            warnings.warn(
-                f"{asked} rows in a forward do not fit the device's memory, {self.step} do: pass "
-                f"perturbations_per_eval={max(1, self.step // self.call.num_examples)} to skip "
-                "the search",
-                UserWarning,
-                stacklevel=2,
-            )
-        if not start:
+
+        self.step = in_chunks(len(rows), self.step, run, self.call.num_examples)
+        if not len(rows):
             nothing = rows.new_zeros(0, dtype=torch.float32)
             return [(nothing, nothing) for _ in targets]
         return [
@@ -110,6 +96,34 @@ class RowStream:
             )
             for x in inputs
         )
+
+
+def in_chunks(rows: int, step: int, run: Callable[[slice], None], num_examples: int) -> int:
+    """Run slices of at most `step` rows; where memory runs out, halve them, and warn once.
+
+    Returns:
+        *int*: the number of rows that fits.
+
+    Raises:
+        torch.OutOfMemoryError: if a single row does not fit.
+    """
+    start, asked = 0, step
+    while start < rows:
+        chunk = slice(start, min(rows, start + step))
+        try:
+            run(chunk)
+        except torch.OutOfMemoryError:
+            step = (chunk.stop - start) // 2
+            if not step:
+                raise
+            continue
+        start = chunk.stop
+    if step < asked:
+        warn(
+            f"{asked} rows in a forward do not fit the device's memory, {step} do: pass "
+            f"perturbations_per_eval={max(1, step // num_examples)} to skip the search"
+        )
+    return step
 
 
 def _dtype_of(scorer: Any) -> torch.dtype | None:

@@ -7,6 +7,7 @@ from captum_unioncam.engine import (
     ClassActivationMap,
     LayerState,
     check_choice,
+    check_max_masks,
     check_percent,
     percentile,
     spatial_mean,
@@ -77,12 +78,18 @@ class LayerFusionCAM(ClassActivationMap):
     name = "Fusion-CAM"
     perturbs = "inputs"
 
-    def _check(self, theta: float, region_weights: Weights) -> None:
+    def _check(self, theta: float, region_weights: Weights, max_masks: int | None) -> None:
+        check_max_masks(max_masks)
         check_percent("theta", theta)
         check_choice("region_weights", region_weights, ("score", "softmax"))
 
     def _cam(
-        self, state: LayerState, *, theta: float = 10.0, region_weights: Weights = "softmax"
+        self,
+        state: LayerState,
+        *,
+        theta: float = 10.0,
+        region_weights: Weights = "softmax",
+        max_masks: int | None = None,
     ) -> Tensor:
         """Compute the map.
 
@@ -92,11 +99,14 @@ class LayerFusionCAM(ClassActivationMap):
             region_weights (str, optional): a channel's weight in Score-CAM's map: the "score" of
                 its masked input, or the "softmax" of the raw outputs over the channels that are
                 not flat. Default: "softmax"
+            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
+                for the others, whose scores are predicted; None forwards every distinct one.
+                Default: None
         """
         A, W, masks = state.activations, state.gradients, state.masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
         D = masks.span(G.where(percentile(G, theta) <= G, 0))
-        w = channel_weights(state.channel_scores(), region_weights)
+        w = channel_weights(state.channel_scores(max_masks), region_weights)
         R = masks.span(weighted_sum(w, A).relu())
         beta_D, beta_R = shares(*masks.betas(torch.cat([D, R], dim=1)).unbind(1))
         U = masks.span(_times(beta_D, D) + _times(beta_R, R))

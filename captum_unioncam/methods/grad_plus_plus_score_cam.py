@@ -9,6 +9,7 @@ from captum_unioncam.engine import (
     LayerState,
     MaskScores,
     check_choice,
+    check_max_masks,
     unit_range,
     weighted_sum,
 )
@@ -54,12 +55,18 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
     name = "Grad++-ScoreCAM"
     perturbs = "inputs"
 
-    def _check(self, combine: Combine, weights: Weights) -> None:
+    def _check(self, combine: Combine, weights: Weights, max_masks: int | None) -> None:
+        check_max_masks(max_masks)
         check_choice("combine", combine, ("masks", "product", "sum"))
         check_choice("weights", weights, ("score", "softmax"))
 
     def _cam(
-        self, state: LayerState, *, combine: Combine = "masks", weights: Weights = "score"
+        self,
+        state: LayerState,
+        *,
+        combine: Combine = "masks",
+        weights: Weights = "score",
+        max_masks: int | None = None,
     ) -> Tensor:
         """Compute the map.
 
@@ -70,23 +77,27 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
             weights (str, optional): what Score-CAM weights a channel by: the "score" of its
                 masked input, or the "softmax" over channels of the target's raw outputs.
                 Default: "score"
+            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
+                for the others, whose scores are predicted; None forwards every distinct one.
+                Default: None
         """
         A = state.activations
         w = plus_plus_weights(A, state.gradients)
         B = w.reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A
         if combine == "masks":
-            return weighted_sum(channel_weights(_masks_of(state, w, B), weights), B)
-        s = channel_weights(state.channel_scores(), weights)
+            return weighted_sum(channel_weights(_masks_of(state, w, B, max_masks), weights), B)
+        s = channel_weights(state.channel_scores(max_masks), weights)
         coarse = unit_range(B.sum(1, keepdim=True).relu())
         fine = unit_range(weighted_sum(s, A).relu())
         return coarse * fine if combine == "product" else (coarse + fine) / 2
 
 
-def _masks_of(state: LayerState, w: Tensor, B: Tensor) -> MaskScores:
+def _masks_of(state: LayerState, w: Tensor, B: Tensor, max_masks: int | None) -> MaskScores:
     """Score the weighted channels B = w A as masks; positive weights leave A's own masks."""
+    # A negative weight turns its mask inside out, which is no mask of A's table.
     if (w < 0).any():
-        return state.masks.score(B, show=True)
-    own, base = state.channel_scores(), state.masks.baseline
+        return state.masks.score(B, show=True, max_masks=max_masks)
+    own, base = state.channel_scores(max_masks), state.masks.baseline
     on = own.live & (w > 0)
     logits, scores = own.logits.where(on, 0), own.scores.where(on, base.scores.to(w.device))
-    return MaskScores(logits, scores, on)
+    return MaskScores(logits, scores, on, own.std.where(on, 0))

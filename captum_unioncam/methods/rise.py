@@ -173,8 +173,8 @@ class RISE(PerturbationAttribution):
 
             _, scores = scorer.read(rows, masks, show=True)[0]
             cause = "the network overflows on them, or a callable score returns such values"
-            check_finite("scores of masked inputs", scores, cause)
             scores = scores.reshape(len(x), n_masks).to(x.device)
+            check_finite("scores of masked inputs", scores, cause)
             S = drawn.grids.new_zeros(len(x), size.numel())
             # Products of matrices would run in half precision under a caller's autocast.
             with torch.autocast(x.device.type, enabled=False):

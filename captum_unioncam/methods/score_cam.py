@@ -10,6 +10,7 @@ from captum_unioncam.engine import (
     LayerState,
     MaskScores,
     check_choice,
+    check_max_masks,
     weighted_sum,
 )
 
@@ -63,16 +64,22 @@ class LayerScoreCAM(ClassActivationMap):
     needs_gradients = False
     perturbs = "inputs"
 
-    def _check(self, weights: Weights) -> None:
+    def _check(self, weights: Weights, max_masks: int | None) -> None:
         check_choice("weights", weights, ("score", "softmax"))
+        check_max_masks(max_masks)
 
-    def _cam(self, state: LayerState, *, weights: Weights = "score") -> Tensor:
+    def _cam(
+        self, state: LayerState, *, weights: Weights = "score", max_masks: int | None = None
+    ) -> Tensor:
         """Compute the map.
 
         Args:
             weights (str, optional): a channel's weight: the "score" of its masked input, or the
                 "softmax" over channels of the target's raw outputs. Default: "score"
+            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
+                for the others, whose scores are predicted; None forwards every distinct one.
+                Default: None
 
         """
-        A = state.activations
-        return weighted_sum(channel_weights(state.channel_scores(), weights), A)
+        masked = state.channel_scores(max_masks)
+        return weighted_sum(channel_weights(masked, weights), state.activations)

@@ -37,7 +37,7 @@ def average(state: LayerState, passes: Iterable[MaskScores], number: int) -> Mas
             done.append(masked)
             shown.update()
     mean = torch.stack([masked.scores for masked in done]).mean(0)
-    return MaskScores(mean, mean, done[0].live)
+    return MaskScores(mean, mean, done[0].live, torch.zeros_like(mean))
 
 
 class LayerSSCAM(ClassActivationMap):

@@ -1,1 +1,43 @@
 """Metrics of class activation maps: what they keep, where they point, whether they are stable."""
+
+from captum_unioncam.metrics.adcc import adcc, coherency, complexity
+from captum_unioncam.metrics.curves import deletion, insertion
+from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase
+from captum_unioncam.metrics.localization import (
+    energy_pointing_game,
+    iou,
+    max_box_acc,
+    max_box_accuracy,
+    pointing_game,
+)
+from captum_unioncam.metrics.mosaic import grid_pointing_game, make_mosaics
+from captum_unioncam.metrics.protocols import PROTOCOLS, Protocol, protocol_arguments
+from captum_unioncam.metrics.registry import METRICS, Metric
+from captum_unioncam.metrics.road import road
+from captum_unioncam.metrics.stability import branch_flip_rate, parameter_randomisation
+
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Metric",
+    "Protocol",
+    "adcc",
+    "average_drop",
+    "average_gain",
+    "average_increase",
+    "branch_flip_rate",
+    "coherency",
+    "complexity",
+    "deletion",
+    "energy_pointing_game",
+    "grid_pointing_game",
+    "insertion",
+    "iou",
+    "make_mosaics",
+    "max_box_acc",
+    "max_box_accuracy",
+    "parameter_randomisation",
+    "pointing_game",
+    "protocol_arguments",
+    "road",
+]

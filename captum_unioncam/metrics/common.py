@@ -68,8 +68,23 @@ class Evaluation:
 
         _, scores = self.scorer.read(rows, for_each_input, show=show)[0]
         cause = "the network overflows on them, or a callable score returns such values"
-        check_finite("scores of changed inputs", scores, cause)
+        # Rows of one example stand together in the message, which names examples.
+        bad = sorted(set(rows[(~torch.isfinite(scores)).to(rows.device)].tolist()))
+        if bad:
+            raise ValueError(
+                f"scores of changed inputs are NaN or infinite, in example(s) {bad[:5]}; {cause}"
+            )
         return scores
+
+    def masked_inputs(self) -> tuple[Tensor, ...]:
+        """Return the inputs as they look under their maps, in the usual layout."""
+        masks = [
+            self.maps if self.maps.shape[2:] == s else resize(self.maps, s)
+            for s in self.scorer.sizes
+        ]
+        masked = self.scorer._masked_inputs(masks, self.rows)
+        # Not every network takes the layout that the scorer may have chosen for its own forwards.
+        return tuple(x.contiguous() for x in masked)
 
 
 @contextmanager
@@ -113,7 +128,10 @@ def evaluation(
 
 
 def prepared_maps(
-    attributions: Tensor | tuple[Tensor, ...], num_examples: int, size: tuple[int, ...]
+    attributions: Tensor | tuple[Tensor, ...],
+    num_examples: int,
+    size: tuple[int, ...],
+    name: str = "attributions",
 ) -> Tensor:
     """Return attributions as maps in [0, 1] at the size of the inputs.
 
@@ -128,6 +146,7 @@ def prepared_maps(
             plus two.
         num_examples (int): N.
         size (tuple[int, ...]): spatial size of the inputs.
+        name (str, optional): what error messages call them. Default: "attributions"
 
     Returns:
         *Tensor* of shape (N, 1, *size), in float32 or better, detached.
@@ -146,24 +165,46 @@ def prepared_maps(
     if isinstance(attributions, tuple):
         if len(attributions) != 1:
             raise ValueError(
-                f"attributions must be one map per example, got a tuple of {len(attributions)}; "
+                f"{name} must be one map per example, got a tuple of {len(attributions)}; "
                 "measure the maps of one input or layer tensor at a time"
             )
         attributions = attributions[0]
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = getattr(attributions, "dtype", type(attributions).__name__)
-        raise TypeError(f"attributions must be a floating point Tensor, got {kind}")
+        raise TypeError(f"{name} must be a floating point Tensor, got {kind}")
     shape = tuple(attributions.shape)
     if len(shape) != len(size) + 2 or len(attributions) != num_examples or 0 in shape:
         spatial = ", ".join(["*"] * len(size))
         raise ValueError(
-            f"attributions must have shape ({num_examples}, C, {spatial}) for these inputs, got "
-            f"{shape}"
+            f"{name} must have shape ({num_examples}, C, {spatial}) for these inputs, got {shape}"
         )
     maps = attributions.detach()
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).sum(1, keepdim=True)
-    check_finite("attributions", maps, "clean them before they are measured")
+    check_finite(name, maps, "clean them before they are measured")
     if tuple(maps.shape[2:]) != tuple(size):
-        maps = resize(maps, size)
+        low, high = extrema(maps)
+        # Rounding must not give a flat map the contrast that scaling would blow up.
+        maps = torch.where(high > low, resize(maps, size), low)
     low, high = extrema(maps)
     return torch.where(high > low, min_max(maps, low, high), maps.clamp(0, 1))
+
+
+def pixel_ranks(maps: Tensor) -> Tensor:
+    """Return every pixel's place when each map is sorted from its largest value to its smallest.
+
+    The sort is stable: of equal values the first in scan order comes first, on every device.
+
+    Args:
+        maps (Tensor): (N, 1, *spatial).
+
+    Returns:
+        *Tensor* of integers from 0, (N, pixels).
+
+    Examples::
+
+        >>> pixel_ranks(torch.tensor([[[0.5, 0.9, 0.5, 1.0]]]))
+        tensor([[2, 1, 3, 0]])
+    """
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)

@@ -1,9 +1,19 @@
 """What every metric is: its function, direction and range as data."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from captum_unioncam.metrics.adcc import adcc, coherency, complexity
+from captum_unioncam.metrics.curves import deletion, insertion
+from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase
+from captum_unioncam.metrics.localization import (
+    energy_pointing_game,
+    iou,
+    max_box_acc,
+    pointing_game,
+)
+from captum_unioncam.metrics.mosaic import grid_pointing_game
+from captum_unioncam.metrics.road import road
 
 
 class Metric(NamedTuple):
@@ -21,10 +31,52 @@ class Metric(NamedTuple):
     """
 
     title: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
     higher_is_better: bool
     low: float
     high: float
     unit: str
     link: str
     needs: tuple[str, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    "average_drop": Metric(
+        "Average drop", average_drop, False, 0, 100, "%", "https://arxiv.org/abs/1710.11063"
+    ),
+    "average_increase": Metric(
+        "Average increase", average_increase, True, 0, 100, "%", "https://arxiv.org/abs/1710.11063"
+    ),
+    "average_gain": Metric(
+        "Average gain", average_gain, True, 0, 100, "%", "https://arxiv.org/abs/2301.07002"
+    ),
+    "insertion": Metric("Insertion", insertion, True, 0, 1, "", "https://arxiv.org/abs/1806.07421"),
+    "deletion": Metric("Deletion", deletion, False, 0, 1, "", "https://arxiv.org/abs/1806.07421"),
+    "coherency": Metric(
+        "Coherency", coherency, True, 0, 1, "", "https://arxiv.org/abs/2104.10252",
+        ("explanation_func",),
+    ),
+    "complexity": Metric(
+        "Complexity", complexity, False, 0, 1, "", "https://arxiv.org/abs/2104.10252"
+    ),
+    "adcc": Metric(
+        "ADCC", adcc, True, 0, 1, "", "https://arxiv.org/abs/2104.10252", ("explanation_func",)
+    ),
+    "road": Metric("ROAD", road, True, -1, 1, "", "https://arxiv.org/abs/2202.00449"),
+    "pointing_game": Metric(
+        "Pointing game", pointing_game, True, 0, 1, "", "https://arxiv.org/abs/1608.00507",
+        ("boxes",),
+    ),
+    "energy_pointing_game": Metric(
+        "Energy pointing game", energy_pointing_game, True, 0, 1, "",
+        "https://arxiv.org/abs/1910.01279", ("boxes",),
+    ),
+    "grid_pointing_game": Metric(
+        "Grid pointing game", grid_pointing_game, True, 0, 1, "",
+        "https://arxiv.org/abs/2104.00032", ("cell",),
+    ),
+    "iou": Metric("IoU", iou, True, 0, 1, "", "https://arxiv.org/abs/1610.02391", ("masks",)),
+    "max_box_acc": Metric(
+        "MaxBoxAcc", max_box_acc, True, 0, 1, "", "https://arxiv.org/abs/2001.07437", ("boxes",)
+    ),
+}  # fmt: skip

@@ -1,0 +1,270 @@
+"""Data sets in the layouts that people have them in, listed without opening a picture."""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+
+from captum_unioncam.engine.arguments import check_choice
+from captum_unioncam.networks import Network
+
+Box = tuple[float, float, float, float]
+
+# Alphabetical, which is how networks trained on VOC number them.
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+IMAGE_SETS = ("test", "val", "trainval", "train")
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+LABELS_FILE = "labels.csv"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a data set.
+
+    Attributes:
+        image (str): path relative to the data set, with forward slashes.
+        labels (tuple[int, ...]): indices of the classes it shows; empty if unknown.
+        objects (tuple): index of the class and box of every object, in pixels of the picture as
+            (left, top, right, bottom), right and bottom excluded.
+    """
+
+    image: str
+    labels: tuple[int, ...] = ()
+    objects: tuple[tuple[int, Box], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Pictures in a fixed order, and what is known of them.
+
+    Attributes:
+        kind (str): what was found, in words.
+        root (Path): folder that paths are relative to.
+        items (tuple[Item, ...]): the pictures.
+        class_names (tuple[str, ...]): the data set's own names of its classes, by label; empty
+            if labels are the network's indices already.
+    """
+
+    kind: str
+    root: Path
+    items: tuple[Item, ...]
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether classes of its pictures are known."""
+        return any(item.labels for item in self.items)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether objects come with boxes."""
+        return any(item.objects for item in self.items)
+
+    def sha256(self) -> str:
+        """Return a digest of which pictures these are: names, sizes on disk, labels, boxes."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            path = self.root / item.image
+            size = path.stat().st_size if path.exists() else None
+            digest.update(repr((item, size)).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def find_data(root: Path, year: str | None = None, image_set: str | None = None) -> DataSet:
+    """Find out which layout a folder has, and list its pictures.
+
+    A VOC devkit; a folder with ``labels.csv`` (columns file, class_index and, if you like,
+    class_name); a folder of pictures; or a folder of such folders, one per class, as ImageNet's
+    validation pictures are kept, whose alphabetical order numbers the classes.
+
+    Args:
+        root (Path): the folder.
+        year (str, optional): of a VOC devkit that holds several. Default: None
+        image_set (str, optional): of a VOC devkit: "test" if it has one, else "val".
+            Default: None
+
+    Raises:
+        ValueError: if there is no such folder, no picture in it, or its layout is ambiguous.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}")
+    devkit = _devkit(root)
+    if devkit is not None:
+        data = _voc(devkit, year, image_set)
+    elif year is not None or image_set is not None:
+        raise ValueError(
+            f"--year and --image-set are for a VOC devkit, and {root} holds no VOCdevkit/VOC<year>"
+        )
+    elif (root / LABELS_FILE).is_file():
+        data = DataSet(f"pictures with {LABELS_FILE}", root, tuple(_listed(root)))
+    else:
+        data = _folders(root)
+    if not data.items:
+        raise ValueError(f"{root}: no pictures in it; looked for {data.kind}")
+    return data
+
+
+def sampled(data: DataSet, n: int | None, seed: int) -> DataSet:
+    """Return `n` pictures chosen at random and in random order, all of them if there are fewer.
+
+    A run that was stopped has then measured a random part, whatever the order on disk.
+    """
+    order = torch.randperm(len(data.items), generator=torch.Generator().manual_seed(seed))
+    return replace(data, items=tuple(data.items[i] for i in order[:n].tolist()))
+
+
+def matched(data: DataSet, network: Network, num_classes: int) -> DataSet:
+    """Return the data set with labels that are indices of the network's outputs.
+
+    Where the data set names its classes, they are looked up among the network's; if it does not
+    know all of them, but has as many outputs, they count in their order. Otherwise the labels
+    are dropped, and the kind of the data set says so.
+
+    Raises:
+        ValueError: if ``labels.csv`` gives an index that the network does not have.
+    """
+    if not data.class_names:
+        for item in data.items:
+            if any(label >= num_classes for label in item.labels):
+                raise ValueError(
+                    f"{LABELS_FILE} gives class {max(item.labels)} to {item.image}, but "
+                    f"{network.name} has classes 0 to {num_classes - 1}"
+                )
+        return data
+    names = [_plain(name) for name in network.class_names]
+    # ImageNet has two classes "crane": such a name says nothing.
+    known = {name: index for index, name in enumerate(names) if names.count(name) == 1}
+    indices = [known.get(_plain(name)) for name in data.class_names]
+    if None in indices:
+        if len(data.class_names) != num_classes:
+            words = f"{len(data.class_names)} classes unlike the network's {num_classes}"
+            bare = tuple(Item(item.image) for item in data.items)
+            return DataSet(f"{data.kind}; {words}: labels unknown", data.root, bare)
+        indices = list(range(num_classes))
+    return replace(data, items=tuple(_renumbered(item, indices) for item in data.items))
+
+
+def _renumbered(item: Item, indices: list[Any]) -> Item:
+    return Item(
+        item.image,
+        tuple(indices[label] for label in item.labels),
+        tuple((indices[label], box) for label, box in item.objects),
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").strip()
+
+
+def _listed(root: Path) -> Iterator[Item]:
+    """List the pictures that ``labels.csv`` names."""
+    path = root / LABELS_FILE
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        if not {"file", "class_index"} <= set(table.fieldnames or ()):
+            raise ValueError(
+                f"{path} must have the columns file and class_index, and may have class_name; "
+                f"got {', '.join(table.fieldnames or ()) or 'none'}"
+            )
+        seen: set[str] = set()
+        for row in table:
+            image, index = (row["file"] or "").strip(), (row["class_index"] or "").strip()
+            if not image or not index.isdecimal():
+                raise ValueError(
+                    f"{path}, line {table.line_num}: needs a file and a class_index from 0, got "
+                    f"{image!r} and {index!r}"
+                )
+            if image in seen:
+                raise ValueError(f"{path}, line {table.line_num}: {image} is there twice")
+            seen.add(image)
+            yield Item(image, (int(index),))
+
+
+def _folders(root: Path) -> DataSet:
+    """List a folder of pictures, or one of folders that each hold the pictures of a class."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import is_image_file
+
+    flat = tuple(Item(p.name) for p in sorted(root.iterdir()) if is_image_file(p.name))
+    if not any(p.is_dir() for p in root.iterdir()):
+        return DataSet("pictures without labels", root, flat)
+    folders = ImageFolder(str(root), allow_empty=True)
+    if flat and folders.samples:
+        raise ValueError(
+            f"{root} holds pictures ({flat[0].image}, ...) and folders of pictures "
+            f"({folders.classes[0]}, ...): give one of these folders, or remove what is stray"
+        )
+    if flat:
+        return DataSet("pictures without labels", root, flat)
+    items = tuple(
+        Item(Path(path).relative_to(root).as_posix(), (label,)) for path, label in folders.samples
+    )
+    kind = f"a folder per class ({len(folders.classes)} classes)"
+    return DataSet(kind, root, items, tuple(folders.classes))
+
+
+def _devkit(root: Path) -> Path | None:
+    """Return the folder that torchvision calls the root of VOC: the one that holds VOCdevkit."""
+    if root.name.startswith("VOC2") and root.parent.name == "VOCdevkit":
+        root = root.parent
+    if root.name == "VOCdevkit":
+        root = root.parent
+    found = any((root / "VOCdevkit").glob("VOC20[01][0-9]/JPEGImages"))
+    return root if found else None
+
+
+def _voc(root: Path, year: str | None, image_set: str | None) -> DataSet:
+    from torchvision.datasets import VOCDetection
+
+    years = sorted(p.parent.name[3:] for p in (root / "VOCdevkit").glob("VOC20*/JPEGImages"))
+    if year is None and len(years) > 1:
+        raise ValueError(f"{root} holds VOC {' and '.join(years)}: give one with --year")
+    year = year or years[0]
+    check_choice("--year", year, tuple(years))
+    folder = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Main"
+    sets = [
+        name for name in ("test", "val", "trainval", "train") if (folder / f"{name}.txt").is_file()
+    ]
+    if not sets:
+        raise ValueError(
+            f"{folder} lists no image set: no test.txt, val.txt, trainval.txt, train.txt"
+        )
+    image_set = image_set or sets[0]
+    check_choice("--image-set", image_set, tuple(sets))
+    try:
+        found = VOCDetection(str(root), year=year, image_set=image_set)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"VOC {year} {image_set} in {root}: {error}") from error
+    items = tuple(
+        _annotated(Path(image).relative_to(root).as_posix(), Path(annotation))
+        for image, annotation in zip(found.images, found.annotations, strict=True)
+    )
+    return DataSet(f"VOC{year} {image_set}", root, items, VOC_CLASSES)
+
+
+def _annotated(image: str, path: Path) -> Item:
+    """Read an annotation; a class whose objects are all marked difficult does not count."""
+    objects, easy = [], set()
+    try:
+        for found in ElementTree.parse(path).iterfind("object"):
+            label = VOC_CLASSES.index(found.findtext("name", ""))
+            left, top, right, bottom = (
+                float(found.findtext(f"bndbox/{side}", ""))
+                for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            # VOC counts pixels from 1 and includes the last.
+            objects.append((label, (left - 1, top - 1, right, bottom)))
+            if found.findtext("difficult", "0").strip() != "1":
+                easy.add(label)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise ValueError(f"{path}: not an annotation of VOC ({error})") from error
+    return Item(image, tuple(sorted(easy)), tuple(o for o in objects if o[0] in easy))

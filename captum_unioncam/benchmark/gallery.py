@@ -1,0 +1,58 @@
+"""A picture of the pictures on which methods disagree most."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from captum_unioncam.benchmark.loading import Pictures
+from captum_unioncam.benchmark.measure import compared
+from captum_unioncam.benchmark.rows import Row
+from captum_unioncam.benchmark.subject import Subject
+from captum_unioncam.figure import save
+
+SHOWN = 6
+
+
+def most_disputed(rows: Sequence[Row], count: int = SHOWN) -> dict[str, int]:
+    """Return the images on which methods disagree most, with the class that shows it.
+
+    Examples::
+
+        >>> rows = [{"image": i, "class": c, "disagreement": d}
+        ...         for i, c, d in [("a", 0, 0.1), ("b", 1, 0.5), ("b", 2, 0.4), ("c", 3, 0.3)]]
+        >>> most_disputed([*rows, {"image": "d", "error": "broken"}], 2)
+        {'b': 1, 'c': 3}
+    """
+    measured = [row for row in rows if "error" not in row]
+    ordered = sorted(measured, key=lambda r: (-r["disagreement"], r["image"], r["class"]))
+    classes: dict[str, int] = {}
+    for row in ordered:
+        classes.setdefault(row["image"], row["class"])
+    return dict(list(classes.items())[:count])
+
+
+def write_gallery(subject: Subject, rows: Sequence[Row], path: Path, *, quiet: bool = True) -> None:
+    """Explain the most disputed images again and draw every method's map over them.
+
+    Maps are made again rather than stored: a few pictures cost less than all maps of a run.
+    """
+    disputed = most_disputed(rows)
+    items = {item.image: item for item in subject.data.items}
+    data = replace(subject.data, items=tuple(items[image] for image in disputed))
+    prepared = Pictures(data, subject.network)
+    pictures = [p for p in (prepared[i] for i in range(len(prepared))) if not p.error]
+    # Networks that take any size see each picture at its own; a grid needs one size.
+    pictures = [p for p in pictures if p.x.shape == pictures[0].x.shape]
+    x = torch.cat([p.x for p in pictures]).to(subject.device)
+    black = torch.cat([p.black for p in pictures]).to(subject.device)
+    target = [disputed[p.item.image] for p in pictures]
+    methods = subject.settings.methods
+    result = compared(subject, methods, ["average_drop"], x, black, target, show_progress=not quiet)
+    figure = result.figure(
+        torch.cat([p.shown for p in pictures]),
+        names=lambda label: subject.network.class_name(int(label)),
+        heading=f"Where the methods disagree most, of {len({r['image'] for r in rows})} pictures",
+    )
+    save(figure, path)

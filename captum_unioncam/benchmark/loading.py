@@ -1,0 +1,175 @@
+"""Pictures made ready for a network, in worker processes, and boxes along with them."""
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from captum_unioncam.benchmark.data import Box, DataSet, Item
+from captum_unioncam.networks import Network
+from captum_unioncam.pictures import load_picture
+
+# Steps of a preprocessing that leave every pixel where it is.
+IN_PLACE = (
+    *("PILToTensor", "ToTensor", "ToImage", "ToImageTensor", "ToPureTensor", "ToDtype"),
+    *("ConvertImageDtype", "Normalize", "RGB", "Grayscale", "Identity"),
+)
+
+BoxStep = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the network takes it, or why there is none.
+
+    Attributes:
+        item (Item): which picture.
+        x (Tensor): the input, (1, C, H, W); empty if there is none.
+        black (Tensor): its black baseline, same shape.
+        shown (Tensor): what the network sees, RGB in [0, 1].
+        boxes (dict): per class index, the boxes of its objects in pixels of the input.
+        error (str): why it cannot be used; empty if it can.
+    """
+
+    item: Item
+    x: Tensor = field(default_factory=lambda: torch.empty(0))
+    black: Tensor = field(default_factory=lambda: torch.empty(0))
+    shown: Tensor = field(default_factory=lambda: torch.empty(0))
+    boxes: dict[int, list[Box]] = field(default_factory=dict)
+    error: str = ""
+
+
+class Pictures(Dataset[Prepared]):
+    """The pictures of a data set, prepared one by one; what fails is said and not raised.
+
+    Args:
+        data (DataSet): the pictures.
+        network (Network): whose preprocessing they go through.
+        boxes (bool, optional): take the boxes of their objects along. Default: False
+
+    Raises:
+        ValueError: if boxes cannot follow the preprocessing.
+    """
+
+    def __init__(self, data: DataSet, network: Network, *, boxes: bool = False) -> None:
+        self.data = data
+        # Not the network itself: worker processes need no copy of its weights.
+        self.prepare = Network("", torch.nn.Identity(), network.preprocess).prepare
+        self.box_steps = box_steps(network.preprocess) if boxes else None
+
+    def __len__(self) -> int:
+        return len(self.data.items)
+
+    def __getitem__(self, index: int) -> Prepared:
+        item = self.data.items[index]
+        try:
+            picture = load_picture(self.data.root / item.image)
+            x, black, shown = self.prepare(picture)
+        # load_picture raises ValueError; a user's own preprocessing may trip over a picture.
+        except (ValueError, RuntimeError, OSError) as error:
+            return Prepared(item, error=str(error))
+        if self.box_steps is None:
+            return Prepared(item, x, black, shown)
+        boxes = moved(item.objects, picture.size, self.box_steps)
+        return Prepared(item, x, black, shown, boxes)
+
+
+def prepared(pictures: Pictures, indices: Sequence[int], workers: int) -> Iterable[Prepared]:
+    """Return pictures in the order of `indices`, prepared by worker processes ahead of time."""
+    return DataLoader(
+        pictures,
+        batch_size=None,
+        sampler=indices,
+        num_workers=min(workers, len(indices)),
+        worker_init_fn=_ignore_interrupt,
+        # Its own, so that starting the workers draws nothing from the global random state.
+        generator=torch.Generator(),
+    )
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def paper_preprocess() -> Callable[[Any], Tensor]:
+    """Return what UnionCAM's paper says it did: pictures resized to 224 x 224, in [0, 1]."""
+    from torchvision.transforms import v2
+
+    steps: Callable[[Any], Tensor] = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize((224, 224), antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    return steps
+
+
+def box_steps(preprocess: Any) -> list[BoxStep]:
+    """Return the steps of a preprocessing that move pixels, to be applied to boxes.
+
+    Known are torchvision's presets of classifiers, and compositions of Resize and CenterCrop
+    with steps that leave pixels where they are.
+
+    Raises:
+        ValueError: if it does anything else.
+    """
+    from torchvision.transforms.v2 import functional
+
+    if type(preprocess).__name__ == "ImageClassification":
+        return [
+            partial(functional.resize, size=preprocess.resize_size),
+            partial(functional.center_crop, output_size=preprocess.crop_size),
+        ]
+    steps: list[BoxStep] = []
+    for step in getattr(preprocess, "transforms", [preprocess]):
+        name = type(step).__name__
+        if name == "Resize":
+            size = [step.size] if isinstance(step.size, int) else list(step.size)
+            steps.append(partial(functional.resize, size=size, max_size=step.max_size))
+        elif name == "CenterCrop":
+            steps.append(partial(functional.center_crop, output_size=list(step.size)))
+        elif name not in IN_PLACE:
+            raise ValueError(
+                f"boxes cannot follow the step {name} of the network's preprocessing: only "
+                "torchvision's Resize and CenterCrop are known to move pixels; measure with "
+                "--preprocess paper, or without metrics of localisation"
+            )
+    return steps
+
+
+def moved(
+    objects: Sequence[tuple[int, Box]], size: tuple[int, int], steps: Sequence[BoxStep]
+) -> dict[int, list[Box]]:
+    """Return what is left of every box in the input, by class; nothing of those that show no pixel.
+
+    Args:
+        objects (Sequence): index of the class and box of each object in the picture.
+        size (tuple[int, int]): width and height of the picture.
+        steps (Sequence): of `box_steps`.
+    """
+    from torchvision import tv_tensors
+
+    if not objects:
+        return {}
+    corners = torch.tensor([box for _, box in objects], dtype=torch.float64)
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size[::-1])
+    for step in steps:
+        boxes = step(boxes)
+    left: dict[int, list[Box]] = {}
+    for (label, _), (x0, y0, x1, y1) in zip(objects, boxes.tolist(), strict=True):
+        if _holds_a_centre(x0, x1) and _holds_a_centre(y0, y1):
+            left.setdefault(label, []).append((x0, y0, x1, y1))
+    return left
+
+
+def _holds_a_centre(low: float, high: float) -> bool:
+    """Say whether the centre of a pixel, an integer and a half, is from `low` to below `high`."""
+    return math.ceil(low - 0.5) < math.ceil(high - 0.5)

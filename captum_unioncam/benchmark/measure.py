@@ -1,0 +1,161 @@
+"""What is measured on one picture."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_unioncam.benchmark.loading import Prepared
+from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.rows import Row
+from captum_unioncam.benchmark.settings import Settings
+from captum_unioncam.benchmark.subject import Subject
+from captum_unioncam.compare import compare
+from captum_unioncam.comparison import Comparison
+from captum_unioncam.engine.maps import resize
+from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
+from captum_unioncam.pictures import PictureError
+
+
+def compared(
+    subject: Subject,
+    methods: Mapping[str, str],
+    metrics: Sequence[str],
+    x: Tensor,
+    black: Tensor,
+    target: Any,
+    *,
+    show_progress: bool = False,
+) -> Comparison:
+    """Compare methods as the protocol says, by the metrics that need no boxes."""
+    protocol = subject.settings.protocol
+    drop, insertion, deletion = protocol_arguments(protocol, black)
+    options = {
+        "average_drop": drop,
+        "average_increase": drop,
+        "average_gain": drop,
+        "insertion": insertion,
+        "deletion": deletion,
+    }
+    chosen = [metric for metric in metrics if not needs_boxes(metric)]
+    return compare(
+        methods,
+        x,
+        target,
+        forward_func=subject.network.model,
+        layer=subject.layer,
+        # Methods mask as their maps are measured.
+        baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
+        metrics=chosen,
+        metric_options={metric: options[metric] for metric in chosen if metric in options},
+        show_progress=show_progress,
+    )
+
+
+def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
+    """Return a row per class and method of a picture, without what all rows of a run share.
+
+    Raises:
+        PictureError: if it shows nothing that could be explained.
+        ValueError: if it cannot be measured, such as where scores are not finite.
+    """
+    settings, network = subject.settings, subject.network
+    x, black = picture.x.to(subject.device), picture.black.to(subject.device)
+    with torch.no_grad():
+        predicted = int(network.model(x)[0].argmax())
+    classes = classes_of(picture, predicted, settings)
+    targets = {str(c): c for c in classes}
+    methods = settings.methods
+    rows: dict[tuple[int, str], Row] = {}
+    maps: dict[str, Tensor] = {}
+    for group in [{m: s} for m, s in methods.items()] if settings.alone else [methods]:
+        with warnings.catch_warnings():
+            # A blank map is a result like any other here, and its metrics show it.
+            warnings.filterwarnings("ignore", ".* is blank for example", UserWarning)
+            found = compared(subject, group, settings.metrics, x, black, targets)
+        maps |= found.maps
+        for row in found.rows:
+            rows[int(row["class"]), row["method"]] = row
+    measured = []
+    for number, c in enumerate(classes):
+        of_class = {m: cam[:, number : number + 1] for m, cam in maps.items()}
+        differ = disagreement(list(of_class.values()), x.shape[2:])
+        for method, spec in methods.items():
+            row = rows[c, method]
+            values = {
+                m: located_by(m, network.model, x, of_class[method], picture.boxes[c])
+                if needs_boxes(m)
+                else row[m]
+                for m in settings.metrics
+            }
+            measured.append(
+                {
+                    "image": picture.item.image,
+                    "class": c,
+                    "class_name": network.class_name(c),
+                    "probability": row["probability"],
+                    "predicted": predicted,
+                    "labels": list(picture.item.labels),
+                    "method": method,
+                    "spec": spec,
+                    "metrics": values,
+                    "disagreement": differ,
+                    "forwards": row["forwards"],
+                    "seconds": row["seconds"],
+                    "peak_bytes": row["peak_bytes"],
+                }
+            )
+    return measured
+
+
+def classes_of(picture: Prepared, predicted: int, settings: Settings) -> list[int]:
+    """Return the classes to explain.
+
+    Raises:
+        PictureError: if there is none.
+    """
+    if settings.target == "predicted":
+        return [predicted]
+    classes = list(picture.item.labels)
+    if any(map(needs_boxes, settings.metrics)):
+        classes = [c for c in classes if c in picture.boxes]
+    if not classes:
+        raise PictureError("no labelled object is in the part that the network sees")
+    return classes
+
+
+def located_by(
+    metric: str, model: nn.Module, x: Tensor, cam: Tensor, boxes: Sequence[Sequence[float]]
+) -> Any:
+    """Return a metric of localisation for one map, a number or one per threshold."""
+    value = METRICS[metric].function(model, x, cam.to(x.device), boxes=[torch.tensor(boxes)])
+    return value[0].tolist()
+
+
+def disagreement(maps: Sequence[Tensor], size: Sequence[int]) -> float:
+    r"""Return how much maps of one picture differ: the mean of :math:`1 - r` over all pairs.
+
+    r is the correlation of two maps over the pixels of the input, 0 where one of them is flat.
+
+    Args:
+        maps (Sequence[Tensor]): each (1, 1, *spatial).
+        size (Sequence[int]): spatial size of the input, to which they are resized linearly.
+
+    Returns:
+        *float* from 0 (all alike) to 2; 0 for a single map.
+
+    Examples::
+
+        >>> up, down = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+        >>> [round(abs(disagreement([up, other], (2,))), 6) for other in (up, down)]
+        [0.0, 2.0]
+    """
+    flat = torch.stack([resize(m.double(), size).flatten() for m in maps])
+    is_flat = torch.tensor([bool(m.amin() == m.amax()) for m in maps])[:, None]
+    centred = torch.where(is_flat.to(flat.device), 0, flat - flat.mean(1, keepdim=True))
+    correlations = torch.nn.functional.cosine_similarity(centred[:, None], centred[None], dim=2)
+    first, second = torch.triu_indices(len(maps), len(maps), 1)
+    return float((1 - correlations[first, second]).mean()) if len(first) else 0.0

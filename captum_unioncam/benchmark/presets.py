@@ -1,0 +1,96 @@
+"""What to compare: named selections of methods and metrics, as data."""
+
+import inspect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from captum_unioncam.metrics import METRICS
+from captum_unioncam.registry import METHODS
+from captum_unioncam.specs import parse_spec
+
+DROP = ("average_drop", "average_increase")
+CURVES = ("insertion", "deletion")
+COMPARED = ("gradcam", "gradcam++", "layercam", "scorecam", "groupcam", "unioncam")
+
+
+class Preset(NamedTuple):
+    """Methods and metrics that belong together.
+
+    Attributes:
+        about (str): what it shows.
+        methods (tuple[str, ...]): as `parse_spec` reads them.
+        metrics (tuple[str, ...]): names from ``captum_unioncam.metrics.METRICS``.
+    """
+
+    about: str
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+# The paper compares CAMs by average drop and increase, then by insertion and deletion. Which
+# methods its tables hold beyond Grad-CAM, Score-CAM and UnionCAM is our choice.
+PRESETS: dict[str, Preset] = {
+    "table1": Preset("average drop and increase of CAMs", COMPARED, DROP),
+    "table2": Preset("insertion and deletion of CAMs", COMPARED, CURVES),
+    "ablation": Preset(
+        "what each module of UnionCAM adds: gradients as they are, AMD, the region map, AMU "
+        "without AMS, all",
+        ("gradcam", "unioncam.denoised", "unioncam.region", "unioncam.union", "unioncam"),
+        (*DROP, *CURVES),
+    ),
+    "theta": Preset(
+        "UnionCAM's percentile, taken over all gradients of a channel and over its positive ones",
+        (
+            "unioncam",
+            *(
+                f"unioncam:theta={theta}:denoise_on={over}"
+                for over in ("all", "positive")
+                for theta in (0, 10, 30, 50, 70, 90)
+                if (theta, over) != (10, "all")
+            ),
+        ),
+        (*DROP, *CURVES),
+    ),
+    "variants": Preset(
+        "readings of UnionCAM's ambiguous steps, and Fusion-CAM, which grew out of it",
+        (
+            "unioncam",
+            "unioncam:alpha=count",
+            "unioncam:region_weights=softmax",
+            "unioncam:alpha=count:region_weights=softmax",
+            "fusioncam",
+        ),
+        (*DROP, *CURVES),
+    ),
+}
+REFERENCE = "unioncam"
+
+
+def needs_boxes(metric: str) -> bool:
+    """Say whether a metric compares maps with the boxes of objects."""
+    return "boxes" in inspect.signature(METRICS[metric].function).parameters
+
+
+def labelled(specs: Sequence[str]) -> dict[str, str]:
+    """Return methods by what tables call them.
+
+    Raises:
+        ValueError: if one is unknown, there is none, or one is named twice.
+
+    Examples::
+
+        >>> labelled(["gradcam", "unioncam.denoised", "unioncam:alpha=count"])
+        {'Grad-CAM': 'gradcam', 'UnionCAM denoised': 'unioncam.denoised',
+         'UnionCAM alpha=count': 'unioncam:alpha=count'}
+    """
+    labels: dict[str, str] = {}
+    for text in specs:
+        name, part, options = parse_spec(text)
+        words = [METHODS[name].title, part, *(f"{n}={v}" for n, v in options.items())]
+        label = " ".join(word for word in words if word)
+        if label in labels:
+            raise ValueError(f"--methods names {text!r} twice")
+        labels[label] = text.strip()
+    if not labels:
+        raise ValueError("--methods names no method")
+    return labels

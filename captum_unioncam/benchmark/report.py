@@ -1,0 +1,168 @@
+"""The report of a benchmark, made from its rows alone."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.rows import read_rows
+from captum_unioncam.benchmark.settings import Settings, load
+from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Table, table_of
+from captum_unioncam.comparison import formatted, heading_of
+from captum_unioncam.metrics import METRICS
+
+MOST_ERRORS = 10
+# Below this the percentile bootstrap covers noticeably less than it says.
+FEW = 20
+
+
+def write_report(folder: Path) -> Table:
+    """Write ``report.md`` and ``report.csv`` of the rows in a folder.
+
+    Raises:
+        ValueError: if there is no benchmark there.
+    """
+    settings = load(folder)
+    table = table_of(read_rows(folder), settings)
+    for name, text in (
+        ("report.md", as_markdown(table, settings, folder)),
+        ("report.csv", as_csv(table, settings)),
+    ):
+        partial = folder / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        partial.replace(folder / name)
+    return table
+
+
+def as_text(table: Table, folder: Path) -> str:
+    """Return what the command prints when it is done."""
+    lines = means_table(table, load(folder))
+    if table.errors:
+        lines.append(f"{len(table.errors)} pictures could not be measured; the report says why")
+    return "\n".join([*lines, f"report written to {folder / 'report.md'}"])
+
+
+def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
+    """Return the report as Markdown: settings in words, means, differences, what failed."""
+    pairs = f", {table.pairs} pairs of picture and class" if table.pairs != table.images else ""
+    skipped = f"{len(table.errors)} could not be" if table.errors else "none was skipped"
+    lines = [
+        f"# {len(settings.methods)} methods on {table.images} pictures",
+        "",
+        *(f"- {line}" for line in settings.in_words()),
+        f"- Measured: {table.images} pictures{pairs}; {skipped}.",
+    ]
+    if table.accuracy is not None:
+        lines.append(f"- The most probable class is a label of {100 * table.accuracy:.1f} %.")
+    lines += ["", "```", settings.command(folder), "```"]
+    if table.means:
+        about = (
+            f"In brackets the {LEVEL} % percentile bootstrap interval over images ({RESAMPLES} "
+            f"resamples, seed {SEED}). {_about_costs(settings)}"
+        )
+        if table.images < FEW:
+            about += f" Of fewer than {FEW} images such intervals are too narrow."
+        lines += ["", "## Means", "", about, "", *means_table(table, settings)]
+    boxed = [name for name in settings.metrics if needs_boxes(name)]
+    if table.means and boxed:
+        about = "Every class counts alike, as the pointing game is published."
+        lines += ["", "## Means over classes", "", about, "", *_over_classes(table, boxed)]
+    if table.differences:
+        heading = f"## Differences from {table.reference}"
+        about = (
+            f"The method's mean minus {table.reference}'s on the same images. Bold where the "
+            f"interval excludes 0: ▼ worse than {table.reference}, ▲ better."
+        )
+        lines += ["", heading, "", about, "", *_differences(table, settings)]
+    if table.errors:
+        shown = table.errors[:MOST_ERRORS]
+        lines += ["", "## Not measured", "", *(f"- {image}: {error}" for image, error in shown)]
+        if len(table.errors) > len(shown):
+            lines.append(f"- and {len(table.errors) - len(shown)} more, in rows-*.jsonl")
+    return "\n".join([*lines, ""])
+
+
+def _about_costs(settings: Settings) -> str:
+    if settings.alone:
+        return "Every method ran on its own; time is relative to the fastest."
+    return (
+        "Methods share their masked forwards, which count for the first that needs them; "
+        "`--alone` measures what each costs by itself."
+    )
+
+
+def means_table(table: Table, settings: Settings) -> list[str]:
+    """Return the lines of a Markdown table of means and costs, aligned to be read as they are."""
+    header = ["method", *(heading_of(name) for name in settings.metrics), "rows forwarded"]
+    seconds = [costs["seconds"] for costs in table.costs.values() if costs["seconds"]]
+    if settings.alone and seconds:
+        header.append("relative time")
+    body = []
+    for method, found in table.means.items():
+        costs = table.costs[method]
+        cells = ["{} [{}, {}]".format(*map(formatted, estimate)) for estimate in found.values()]
+        cells.append(formatted(costs["forwards"]))
+        if settings.alone and seconds:
+            cells.append(formatted(costs["seconds"] and costs["seconds"] / min(seconds)))
+        body.append([method, *cells])
+    return _aligned(header, body)
+
+
+def _over_classes(table: Table, metrics: Sequence[str]) -> list[str]:
+    header = ["method", *map(heading_of, metrics)]
+    body = [
+        [method, *(formatted(found.get(name)) for name in metrics)]
+        for method, found in table.over_classes.items()
+    ]
+    return _aligned(header, body)
+
+
+def _differences(table: Table, settings: Settings) -> list[str]:
+    header = ["method", *(heading_of(name) for name in settings.metrics)]
+    body = []
+    for method, found in table.differences.items():
+        cells = []
+        for name, e in found.items():
+            text = f"{e.mean:+.3g} [{e.low:+.3g}, {e.high:+.3g}]"
+            is_better = (e.mean > 0) == METRICS[name].higher_is_better
+            cells.append(f"**{text}** {'▲' if is_better else '▼'}" if e.excludes_zero else text)
+        body.append([method, *cells])
+    return _aligned(header, body)
+
+
+def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        f"| {first.ljust(widths[0])} | "
+        + " | ".join(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        + " |"
+        for first, *rest in [header, rule, *body]
+    ]
+
+
+def as_csv(table: Table, settings: Settings) -> str:
+    """Return the table as CSV, a line per method and metric."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        [
+            *("method", "spec", "metric", "higher_is_better", "images", "mean", "low", "high"),
+            *("difference", "difference_low", "difference_high", "excludes_zero"),
+            "mean_over_classes",
+        ]
+    )
+    for method, found in table.means.items():
+        spec = settings.methods[method]
+        for name, e in found.items():
+            d = table.differences.get(method, {}).get(name)
+            difference = [*d, d.excludes_zero] if d else [""] * 4
+            better = METRICS[name].higher_is_better
+            over_classes = table.over_classes[method].get(name)
+            writer.writerow(
+                [method, spec, name, better, table.images, *e, *difference, over_classes]
+            )
+        for name, mean in table.costs[method].items():
+            writer.writerow([method, spec, name, False, table.images, mean, *[""] * 7])
+    return file.getvalue()

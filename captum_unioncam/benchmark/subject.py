@@ -1,0 +1,105 @@
+"""What a run measures: a network, its layer, pictures, and everything that decides the numbers."""
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from captum_unioncam.benchmark.data import LABELS_FILE, DataSet, find_data, matched, sampled
+from captum_unioncam.benchmark.loading import paper_preprocess
+from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
+from captum_unioncam.networks import Network, find_layer, load_network
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with the pictures to measure methods on.
+
+    Attributes:
+        network (Network): the network; its preprocessing is the one asked for.
+        layer (nn.Module): its layer.
+        data (DataSet): the pictures chosen.
+        device (torch.device): where the network is.
+        settings (Settings): everything that decides the numbers.
+    """
+
+    network: Network
+    layer: nn.Module
+    data: DataSet
+    device: torch.device
+    settings: Settings
+
+
+def load_subject(
+    arguments: argparse.Namespace, methods: dict[str, str], metrics: list[str]
+) -> Subject:
+    """Load the network and list the pictures that the arguments of the command ask for.
+
+    Raises:
+        ValueError: if there is no such network, layer or data, or labels or boxes are asked for
+            that the data does not have.
+    """
+    found = find_data(Path(arguments.data), arguments.year, arguments.image_set)
+    network = load_network(arguments.model, arguments.weights)
+    if arguments.preprocess == "paper":
+        network = replace(network, preprocess=paper_preprocess())
+    device = _device(arguments.device)
+    network.model.to(device)
+    # Any picture tells the layer's shape; a grey one is there even if the first file is broken.
+    x = network.prepare(Image.new("RGB", (320, 240), "grey"))[0].to(device)
+    with torch.no_grad():
+        output = network.model(x)
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        raise ValueError(f"{network.name} is no classifier: its output is not (N, classes)")
+    layer = find_layer(network.model, arguments.layer, x)
+    data = matched(sampled(found, arguments.n, arguments.seed), network, output.shape[1])
+    _check_labels(data, arguments, metrics)
+    settings = Settings(
+        data=str(Path(arguments.data)),
+        dataset=data.kind,
+        images=len(data.items),
+        images_sha256=data.sha256(),
+        year=arguments.year,
+        image_set=arguments.image_set,
+        model=arguments.model,
+        weights=arguments.weights,
+        weights_sha256=weights_sha256(network.model),
+        layer=layer.name,
+        methods=methods,
+        metrics=metrics,
+        protocol=arguments.protocol,
+        preprocess=arguments.preprocess,
+        target=arguments.target,
+        alone=arguments.alone,
+        n=arguments.n,
+        seed=arguments.seed,
+        device=device.type,
+        versions=versions(),
+    )
+    return Subject(network, layer.layer, data, device, settings)
+
+
+def _check_labels(data: DataSet, arguments: argparse.Namespace, metrics: list[str]) -> None:
+    if arguments.target == "truth" and not data.is_labelled:
+        raise ValueError(
+            f"--target truth needs labels that are the network's classes, and {arguments.data} is: "
+            f"{data.kind}. Give them in a {LABELS_FILE} (columns file, class_index) beside the "
+            "pictures, or explain the predicted class"
+        )
+    boxed = [metric for metric in metrics if needs_boxes(metric)]
+    if boxed and not data.has_boxes:
+        raise ValueError(
+            f"{', '.join(boxed)} need boxes of objects, which a VOC devkit has, and "
+            f"{arguments.data} is: {data.kind}"
+        )
+
+
+def _device(asked: str | None) -> torch.device:
+    name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    # torchrun numbers the processes of a machine, one for each of its devices.
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)

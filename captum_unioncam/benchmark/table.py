@@ -1,0 +1,172 @@
+"""The numbers of a benchmark's table: means, bootstrap intervals, paired differences."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captum_unioncam.benchmark.presets import REFERENCE
+from captum_unioncam.benchmark.rows import Row
+from captum_unioncam.benchmark.settings import Settings
+
+RESAMPLES = 10_000
+SEED = 0
+LEVEL = 95
+# Resamples held in memory at a time.
+CHUNK = 500
+
+Values = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A mean and its bootstrap interval.
+
+    Attributes:
+        mean (float): the mean.
+        low (float): lower end.
+        high (float): upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of the interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Table(NamedTuple):
+    """What the report says in numbers.
+
+    Attributes:
+        means (dict): per method and metric, the mean.
+        differences (dict): per method and metric, the mean minus the reference's.
+        costs (dict): per method, mean forwards and seconds; None where unknown.
+        over_classes (dict): per method and metric of one value per row, the mean of every class's
+            mean, as the pointing game is published.
+        reference (str): label of UnionCAM as it is; empty if it was not measured.
+        images (int): pictures measured.
+        pairs (int): pairs of picture and class measured.
+        errors (list): pictures that could not be measured, and why.
+        accuracy (float, optional): share of pictures whose most probable class is a label.
+    """
+
+    means: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
+    costs: dict[str, dict[str, float | None]]
+    over_classes: dict[str, dict[str, float]]
+    reference: str
+    images: int
+    pairs: int
+    errors: list[tuple[str, str]]
+    accuracy: float | None
+
+
+def resampled(
+    columns: Sequence[Values],
+    images: Sequence[int],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[Values, Values]:
+    """Return the mean of every column, and its means over bootstrap samples of the images.
+
+    Images are drawn with replacement, all rows of one together, and every column sees the same
+    draws, so that differences of columns are paired (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993). A column of several values per row, such as one for each of MaxBoxAcc's
+    thresholds, counts with the largest of its means.
+
+    Args:
+        columns (Sequence[ndarray]): each (R,) or (R, thresholds), a row per measurement.
+        images (Sequence[int]): number of the image that each row belongs to, 0 and up.
+        resamples (int, optional): draws. Default: 10000
+        seed (int, optional): of the draws. Default: 0
+
+    Returns:
+        *tuple* of means, (columns,), and their resamples, (resamples, columns).
+
+    Examples::
+
+        >>> means, drawn = resampled([np.array([0.0, 1.0])], [0, 1])
+        >>> means, np.unique(drawn)
+        (array([0.5]), array([0. , 0.5, 1. ]))
+    """
+    wide = [column.reshape(len(images), -1) for column in columns]
+    starts = np.cumsum([0, *(column.shape[1] for column in wide[:-1])])
+    values = np.column_stack([*wide, np.ones(len(images))])
+    count = max(images) + 1
+    sums = np.zeros((count, values.shape[1]))
+    np.add.at(sums, np.asarray(images), values)
+
+    def means(weights: NDArray[np.int64]) -> Values:
+        totals = weights @ sums
+        best: Values = np.maximum.reduceat(totals[:, :-1] / totals[:, -1:], starts, axis=1)
+        return best
+
+    generator = np.random.default_rng(seed)
+    sizes = [min(CHUNK, resamples - start) for start in range(0, resamples, CHUNK)]
+    drawn = [means(generator.multinomial(count, np.full(count, 1 / count), n)) for n in sizes]
+    return means(np.ones((1, count), dtype=np.int64))[0], np.concatenate(drawn)
+
+
+def table_of(rows: Sequence[Row], settings: Settings) -> Table:
+    """Compute the table of a run's rows, which may be in any order."""
+    measured = sorted(
+        (row for row in rows if "error" not in row), key=lambda row: (row["image"], row["class"])
+    )
+    by_method = {m: [row for row in measured if row["method"] == m] for m in settings.methods}
+    one = next(iter(by_method.values()))
+    numbers = {image: i for i, image in enumerate(dict.fromkeys(row["image"] for row in one))}
+    reference = next((label for label, s in settings.methods.items() if s == REFERENCE), "")
+    labelled = {row["image"]: row["predicted"] in row["labels"] for row in one if row["labels"]}
+    means: dict[str, dict[str, Estimate]] = {}
+    differences: dict[str, dict[str, Estimate]] = {}
+    if one:
+        cells = [(method, metric) for method in by_method for metric in settings.metrics]
+        columns = [np.array([r["metrics"][name] for r in by_method[m]]) for m, name in cells]
+        found, drawn = resampled(columns, [numbers[row["image"]] for row in one])
+        for i, (method, metric) in enumerate(cells):
+            means.setdefault(method, {})[metric] = _estimate(found[i], drawn[:, i])
+            if reference and method != reference:
+                base = cells.index((reference, metric))
+                differences.setdefault(method, {})[metric] = _estimate(
+                    found[i] - found[base], drawn[:, i] - drawn[:, base]
+                )
+    return Table(
+        means,
+        differences,
+        {method: _costs(own) for method, own in by_method.items()},
+        {method: _over_classes(own, settings.metrics) for method, own in by_method.items()},
+        reference,
+        len(numbers),
+        len(one),
+        sorted((row["image"], row["error"]) for row in rows if "error" in row),
+        sum(labelled.values()) / len(labelled) if labelled else None,
+    )
+
+
+def _estimate(mean: float, drawn: Values) -> Estimate:
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Estimate(float(mean), float(low), float(high))
+
+
+def _costs(rows: Sequence[Row]) -> dict[str, float | None]:
+    costs: dict[str, float | None] = {}
+    for name in ("forwards", "seconds"):
+        known = [row[name] for row in rows if row[name] is not None]
+        costs[name] = sum(known) / len(known) if known else None
+    return costs
+
+
+def _over_classes(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for metric in metrics:
+        values: dict[int, list[float]] = {}
+        for row in rows:
+            values.setdefault(row["class"], []).append(row["metrics"][metric])
+        if values and not isinstance(rows[0]["metrics"][metric], list):
+            found[metric] = float(np.mean([np.mean(own) for own in values.values()]))
+    return found

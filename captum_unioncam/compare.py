@@ -1,0 +1,247 @@
+"""Several attributions of the same inputs, side by side, on one set of measurements."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_unioncam.comparison import Comparison
+from captum_unioncam.engine import BaselineType, Score, check_flag, checked_call
+from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.captum_compat import NullProgress, progress
+from captum_unioncam.engine.cost import Cost, measured_cost
+from captum_unioncam.engine.layer_state import quiet
+from captum_unioncam.engine.modules import model_behind
+from captum_unioncam.engine.target_scores import TargetScores, check_output, parse_target
+from captum_unioncam.entries import Explainer, Methods, entries_of, forward_func_of
+from captum_unioncam.metrics import METRICS
+
+DEFAULT_METRICS = ("average_drop", "average_increase", "insertion", "deletion")
+
+
+def compare(
+    methods: Methods,
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Any = None,
+    *,
+    forward_func: Callable[..., Any] | None = None,
+    layer: nn.Module | None = None,
+    additional_forward_args: Any = None,
+    baselines: BaselineType = None,
+    score: Score | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    metric_options: Mapping[str, Mapping[str, Any]] | None = None,
+    perturbations_per_eval: int | None = None,
+    show_progress: bool = False,
+) -> Comparison:
+    r"""Explain the same inputs with several methods and measure every map.
+
+    Methods of this package share one measurement of the layer: the clean pass, and the masked
+    forwards of Score-CAM, Grad++-ScoreCAM, Fusion-CAM and UnionCAM. Several classes share the
+    masked forwards too, so that m such methods and k classes cost one masked pass. Maps are
+    clipped at zero, as in the papers; attributions of pixels are summed over channels first.
+
+    Args:
+        methods (Mapping or Sequence): names from the registry, with options after colons
+            (``"unioncam:theta=30"``, ``"unioncam.region"`` for one of its modules), attribution
+            objects of this package or of Captum, or tuples (name or object, options of its
+            `attribute`). A mapping gives each its label.
+        inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
+        target (Any, optional): a target as in every Captum method; ``"top3"`` for each
+            example's three most probable classes (any number); or a dict from labels to
+            targets, to compare classes. Default: None
+        forward_func (Callable, optional): the model; needed for methods given by name, taken
+            from the first attribution object otherwise. Default: None
+        layer (torch.nn.Module, optional): layer for methods given by name. Default: None
+        additional_forward_args (Any, optional): further arguments of forward_func.
+            Default: None
+        baselines (scalar, Tensor or tuple, optional): what masked-out parts show, in metrics
+            and in methods that take baselines; those that bring their own, as Group-CAM its
+            blurred input, keep it. Default: 0
+        score (str or Callable, optional): f_c of metrics and methods. By default the methods
+            keep theirs and metrics use the "probability". Default: None
+        metrics (Sequence[str], optional): names from ``captum_unioncam.metrics.METRICS``.
+            Default: average_drop, average_increase, insertion, deletion
+        metric_options (Mapping, optional): further keywords of a metric, by its name.
+            Default: None
+        perturbations_per_eval (int, optional): at most this many times N rows in a forward;
+            None fits the rows to the device. Default: None
+        show_progress (bool, optional): show a progress bar on stderr. Default: False
+
+    Returns:
+        *Comparison* with ``maps`` (label to (N, K, *spatial of the map), K classes), ``rows``
+        (one per example, class and method, with every metric and what it cost), ``figure()``,
+        ``save()``, ``to_csv()`` and a readable repr.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if there is no such method or metric, or as the methods and metrics raise.
+
+    Examples::
+
+        >>> from captum.attr import Saliency
+        >>> from captum_unioncam import compare
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...     torch.nn.Linear(144, 3),
+        ... ).eval()
+        >>> result = compare(
+        ...     ["gradcam", "scorecam", "unioncam:alpha=count", Saliency(net)],
+        ...     torch.rand(2, 3, 8, 8), "top2", forward_func=net, layer=net[1],
+        ...     metrics=["average_drop"],
+        ... )
+        >>> list(result.maps)
+        ['Grad-CAM', 'Score-CAM', 'UnionCAM alpha=count', 'Saliency']
+        >>> result.maps["Score-CAM"].shape, len(result.rows)
+        (torch.Size([2, 2, 6, 6]), 16)
+    """
+    check_flag("show_progress", show_progress)
+    entries = entries_of(methods, forward_func, layer)
+    model_func = forward_func or forward_func_of(entries[0].attribution)
+    wanted = _metric_options(metrics, metric_options)
+    common: dict[str, Any] = {
+        "baselines": baselines,
+        "score": score,
+        "perturbations_per_eval": perturbations_per_eval,
+    }
+    call = checked_call(
+        model_func, None, inputs, None, additional_forward_args,
+        **{**common, "score": score or "probability"},
+    )  # fmt: skip
+    bar = progress if show_progress else NullProgress
+    maps: dict[str, list[Tensor]] = {}
+    values: dict[str, list[dict[str, Tensor]]] = {}
+    costs: dict[str, Cost] = {}
+    with ExitStack() as stack:
+        stack.enter_context(quiet(call))
+        model = model_behind(model_func)
+        watched = [] if model is None else [model]
+        output = check_output(model_func(*call.inputs, *call.extra), call.num_examples)
+        classes = _classes(target, output)
+        targets = [target for _, target in classes]
+        explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, common)
+        total = len(entries) * len(targets)
+        with stack.enter_context(bar(desc="maps", total=total, unit="map")) as shown:
+            for entry in entries:
+                with measured_cost(watched, call.inputs[0].device) as costs[entry.label]:
+                    maps[entry.label] = []
+                    for number in range(len(targets)):
+                        maps[entry.label].append(explainer.map(entry, number))
+                        shown.update()
+        with stack.enter_context(bar(desc="metrics", total=total, unit="map")) as shown:
+            for entry in entries:
+                values[entry.label] = []
+                for number, one in enumerate(targets):
+                    found = _known(maps, values, entry.label, number, wanted)
+                    if found is None:
+                        found = _measured(
+                            wanted, model_func, inputs, maps[entry.label][number],
+                            {**common, "target": one,
+                             "additional_forward_args": additional_forward_args},
+                            explainer.explanation_func(entry),
+                        )  # fmt: skip
+                    values[entry.label].append(found)
+                    shown.update()
+        probabilities = [_probability(one, output) for one in targets]
+    return Comparison.of(
+        {label: torch.cat(parts, dim=1).cpu() for label, parts in maps.items()},
+        values,
+        costs,
+        torch.stack(probabilities, dim=1).cpu(),
+        [[labels[n] for labels, _ in classes] for n in range(call.num_examples)],
+        call.inputs,
+    )
+
+
+def _classes(target: Any, output: Tensor) -> list[tuple[list[str], Any]]:
+    """Return the targets to compare, each with a label per example."""
+    count = len(output)
+    if isinstance(target, str):
+        wanted = target.removeprefix("top")
+        if not target.startswith("top") or not wanted.isdigit() or output.dim() != 2:
+            raise ValueError(
+                f'target {target!r}: a string must be "top1", "top2", ... for an output of shape '
+                f"(N, classes), here {tuple(output.shape)}"
+            )
+        if not 1 <= int(wanted) <= output.shape[1]:
+            raise ValueError(f"target {target!r}: the model has {output.shape[1]} classes")
+        best = output.topk(int(wanted), dim=1).indices
+        return [([str(c) for c in column], column) for column in best.T.tolist()]
+    if isinstance(target, Mapping):
+        if not target:
+            raise ValueError("target is an empty mapping; give at least one class")
+        return [([str(label)] * count, one) for label, one in target.items()]
+    parsed = parse_target(target, count)
+    labels = parsed if isinstance(parsed, list) else [parsed] * count
+    return [(["output" if one is None else str(one) for one in labels], target)]
+
+
+def _metric_options(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics asked for with their options, checked before any forward."""
+    if isinstance(names, str):
+        raise TypeError(f"metrics must be a sequence of names, got the string {names!r}")
+    options = options or {}
+    for name in (*names, *options):
+        if name not in METRICS:
+            raise ValueError(
+                f"no metric {name!r}{closest(name, METRICS)}; known: {_listed(METRICS)}"
+            )
+    unused = set(options) - set(names)
+    if unused:
+        raise ValueError(f"metric_options name {_listed(unused)}, which metrics does not ask for")
+    for name in names:
+        missing = set(METRICS[name].needs) - {"explanation_func"} - set(options.get(name, {}))
+        if missing:
+            raise ValueError(f"metric {name!r} needs metric_options for {_listed(missing)}")
+    return {name: dict(options.get(name, {})) for name in names}
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))
+
+
+def _known(
+    maps: Mapping[str, Sequence[Tensor]],
+    values: Mapping[str, Sequence[dict[str, Tensor]]],
+    label: str,
+    number: int,
+    wanted: Mapping[str, Any],
+) -> dict[str, Tensor] | None:
+    """Return what an equal map of another method measured, as UnionCAM's and its region's."""
+    if any("explanation_func" in METRICS[name].needs for name in wanted):
+        return None
+    for other, found in values.items():
+        if len(found) > number and torch.equal(maps[other][number], maps[label][number]):
+            return found[number]
+    return None
+
+
+def _measured(
+    wanted: Mapping[str, Mapping[str, Any]],
+    forward_func: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    maps: Tensor,
+    common: Mapping[str, Any],
+    explanation_func: Callable[..., Tensor],
+) -> dict[str, Tensor]:
+    """Measure one method's maps of one target, each metric (N,)."""
+    found = {}
+    for name, options in wanted.items():
+        metric = METRICS[name]
+        known = inspect.signature(metric.function).parameters
+        given = {n: v for n, v in common.items() if n in known and v is not None}
+        if "explanation_func" in known:
+            given["explanation_func"] = explanation_func
+        found[name] = metric.function(forward_func, inputs, maps, **{**given, **options}).cpu()
+    return found
+
+
+def _probability(target: Any, output: Tensor) -> Tensor:
+    parsed = parse_target(target, len(output))
+    rows = torch.arange(len(output), device=output.device)
+    return TargetScores.from_output("probability", parsed, output).read(output, rows)[1]

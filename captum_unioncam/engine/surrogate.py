@@ -1,0 +1,232 @@
+"""Scores of masks that are not forwarded, predicted from those that are."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The variance of what masks alone do not explain, as a share of the scores' own.
+NOISE = 0.05
+
+# Squared distances of unit vectors known in float32 are rounding up to here.
+ROUNDING: float = torch.finfo(torch.float32).eps ** 2
+
+
+class PredictedScores(NamedTuple):
+    """What M masks earn for T targets, measured or predicted.
+
+    Attributes:
+        logits (Tensor): the target's raw output, (M, T).
+        scores (Tensor): the target's score f_c, (M, T).
+        logit_std (Tensor): standard deviation of the logits, zero where measured, (M, T).
+        score_std (Tensor): standard deviation of the scores, zero where measured, (M, T).
+    """
+
+    logits: Tensor
+    scores: Tensor
+    logit_std: Tensor
+    score_std: Tensor
+
+
+def choose_masks(maps: Tensor, weights: Tensor, budget: int) -> Tensor:
+    r"""Choose masks of one example that stand for the others, by farthest-point sampling.
+
+    .. math::
+        i_1 = \arg\max_i w_i, \qquad
+        i_{n+1} = \arg\max_i\; w_i \min_{j \le n} \Vert u_i - u_{i_j} \Vert, \qquad
+        u_i = m_i / \Vert m_i \Vert
+
+    over the masks not chosen yet; of equals the first. Two masks of one shape are near each
+    other however bright they are, and a mask whose channels vary little adds little to a map,
+    wherever it lies. What is chosen does not depend on any target.
+
+    Source: Gonzalez: Clustering to minimize the maximum intercluster distance. Theoretical
+    Computer Science, 1985. https://doi.org/10.1016/0304-3975(85)90224-5 The weights are this
+    project's.
+
+    Args:
+        maps (Tensor): masks at the layer's resolution, (M, *spatial), any scale.
+        weights (Tensor): what each mask's channels can add to a map, not negative, (M,): the
+            sum of their standard deviations over space.
+        budget (int): most masks to choose, at least 1.
+
+    Returns:
+        *Tensor* of min(budget, M) different indices, in the order of choice.
+
+    Examples::
+
+        >>> maps = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 1.0]])
+        >>> choose_masks(maps, torch.tensor([2.0, 3.0, 1.0, 1.0]), 3)
+        tensor([1, 2, 3])
+    """
+    u = _unit_vectors(maps)
+    w = weights.to(u)
+    # Relative weights cannot leave the range of float32, in which they are compared.
+    w = torch.where(w.max() > 0, w / w.max(), 1) if len(w) else w
+    nearest = torch.full_like(w, 2)
+    chosen = torch.zeros(min(budget, len(u)), dtype=torch.long, device=u.device)
+    taken = torch.zeros_like(w, dtype=torch.bool)
+    for n in range(len(chosen)):
+        # In float32, equals stay equal whatever the order in which products were summed.
+        i = (w * nearest.sqrt()).float().masked_fill(taken, -1).argmax()
+        chosen[n] = i
+        taken[i] = True
+        nearest = torch.minimum(nearest, _squared_distances(u, u[i, None])[:, 0])
+    return chosen
+
+
+def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor) -> PredictedScores:
+    r"""Predict what masks of one example earn from what some of them earned.
+
+    A Gaussian process with one kernel for all targets:
+
+    .. math::
+        \hat y_i &= \bar y + k_i^\top (K + \sigma^2 I)^{-1} (y - \bar y), \qquad
+        k(i, j) = \exp\Big(-\frac{\Vert u_i - u_j \Vert^2}{2 \ell^2}\Big) \\
+        \mathrm{var}_i &= v \big(1 + \sigma^2 - k_i^\top (K + \sigma^2 I)^{-1} k_i\big), \qquad
+        v = \tfrac{1}{n} (y - \bar y)^\top (K + \sigma^2 I)^{-1} (y - \bar y)
+
+    with :math:`u_i = m_i / \Vert m_i \Vert`, :math:`\ell` the median distance between two chosen
+    masks (of an even number the lower), :math:`\sigma^2 = 0.05`, :math:`\bar y` the mean over
+    the chosen masks and v the variance that makes their values likeliest. y are the raw outputs,
+    and the logarithms of the scores where all those measured of a target lie in (0, 1], as
+    probabilities do; such scores are predicted in [0, 1], with standard deviation
+    :math:`\hat f \sqrt{\mathrm{var}}`. Other scores are predicted as they are. Measured values
+    are kept. A single one is what all masks are predicted to earn, with standard deviation zero,
+    since it has no variance.
+
+    Source: Rasmussen, Williams: Gaussian Processes for Machine Learning, MIT Press, 2006,
+    Eqs. 2.25 and 2.26. https://gaussianprocess.org/gpml/
+
+    Args:
+        maps (Tensor): masks at the layer's resolution, (M, *spatial), any scale.
+        chosen (Tensor): indices of the masks that were forwarded, all different, (n,), n > 0.
+        logits (Tensor): the targets' raw outputs on these, (n, T).
+        scores (Tensor): the targets' scores of these, (n, T).
+
+    Returns:
+        *PredictedScores* of all masks, each (M, T), in the dtypes that came.
+
+    Raises:
+        ValueError: if no mask was forwarded.
+
+    Examples::
+
+        >>> maps = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> logits, scores = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.1], [0.4]])
+        >>> found = predict_scores(maps, torch.tensor([0, 1]), logits, scores)
+        >>> found.logits[:, 0], found.scores[:, 0]
+        (tensor([1., 3., 2.]), tensor([0.1000, 0.4000, 0.2000]))
+    """
+    if not len(chosen):
+        raise ValueError("scores are predicted from measured ones: forward at least one mask")
+    are_probabilities = ((scores > 0) & (scores <= 1)).all(0)
+    wide = scores.double()
+    measured = torch.cat([logits.double(), torch.where(are_probabilities, wide.log(), wide)], 1)
+    mean, std = _gaussian_process(maps, chosen, measured)
+    logit, score = mean.chunk(2, 1)
+    logit_std, score_std = std.chunk(2, 1)
+    probability = score.clamp(max=0).exp()
+    score = torch.where(are_probabilities, probability, score)
+    score_std = torch.where(are_probabilities, probability * score_std, score_std)
+    return PredictedScores(
+        logit.to(logits).index_copy(0, chosen, logits),
+        score.to(scores).index_copy(0, chosen, scores),
+        logit_std.to(logits).index_fill(0, chosen, 0),
+        score_std.to(scores).index_fill(0, chosen, 0),
+    )
+
+
+def budgeted(rows: Tensor, maps: Tensor, weights: Tensor, budget: int) -> Tensor:
+    """Choose at most `budget` masks of every example, like `choose_masks`.
+
+    Args:
+        rows (Tensor): the example that each mask belongs to, (M,).
+        maps (Tensor): masks of all examples at the layer's resolution, (M, *spatial).
+        weights (Tensor): what each mask's channels can add to a map, (M,).
+        budget (int): most masks of an example, at least 1.
+
+    Returns:
+        *Tensor* that is True for the masks to forward, (M,) bool; all masks of an example that
+        has no more than `budget`.
+
+    Examples::
+
+        >>> rows = torch.tensor([0, 0, 0, 1, 1])
+        >>> maps = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> budgeted(rows, maps, torch.ones(5), 2)
+        tensor([ True, False,  True,  True,  True])
+    """
+    chosen = torch.zeros_like(rows, dtype=torch.bool)
+    for example in torch.unique(rows):
+        own = (rows == example).nonzero()[:, 0]
+        chosen[own[choose_masks(maps[own], weights[own], budget)]] = True
+    return chosen
+
+
+def completed(
+    rows: Tensor, maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor
+) -> PredictedScores:
+    """Fill up the scores of a budgeted table, example by example, like `predict_scores`.
+
+    Args:
+        rows (Tensor): the example that each mask belongs to, (M,).
+        maps (Tensor): masks of all examples at the layer's resolution, (M, *spatial).
+        chosen (Tensor): the masks that were forwarded, some of every example, (M,) bool.
+        logits (Tensor): the targets' raw outputs on these, (chosen.sum(), T).
+        scores (Tensor): the targets' scores of these, (chosen.sum(), T).
+
+    Returns:
+        *PredictedScores* of all masks, each (M, T); of an example whose masks were all
+        forwarded, what was measured.
+
+    Examples::
+
+        >>> rows = torch.tensor([0, 0, 1])
+        >>> maps = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> chosen, logits = torch.tensor([True, False, True]), torch.tensor([[1.0], [3.0]])
+        >>> completed(rows, maps, chosen, logits, logits).logits[:, 0]
+        tensor([1., 1., 3.])
+    """
+    found = PredictedScores(*(v.new_zeros(len(rows), v.shape[1]) for v in (logits, scores) * 2))
+    found.logits[chosen], found.scores[chosen] = logits, scores
+    for example in torch.unique(rows[~chosen]):
+        own = (rows == example).nonzero()[:, 0]
+        forwarded = chosen[own].nonzero()[:, 0]
+        measured = (values[own[forwarded]] for values in (found.logits, found.scores))
+        for values, predicted in zip(
+            found, predict_scores(maps[own], forwarded, *measured), strict=True
+        ):
+            values[own] = predicted
+    return found
+
+
+def _gaussian_process(maps: Tensor, chosen: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation for all masks, (M, T), given y of the chosen ones."""
+    u = _unit_vectors(maps)
+    apart = _squared_distances(u, u[chosen])
+    one = torch.eye(len(chosen)).to(u)
+    pairs = apart[chosen][one == 0]
+    # One mask, or copies of one, leave no length to find; at any the prediction is their mean.
+    median = pairs.median() if len(pairs) else one[0, 0]
+    kernel = (-apart / (2 * torch.where(median > 0, median, 1))).exp()
+    root = torch.linalg.cholesky(kernel[chosen] + NOISE * one)
+    # Solved by half: products of two such columns are those with the inverse between them.
+    k = torch.linalg.solve_triangular(root, kernel.T, upper=False)
+    centre = y.mean(0)
+    residual = torch.linalg.solve_triangular(root, y - centre, upper=False)
+    spread = (1 + NOISE - k.square().sum(0)).sqrt()
+    return centre + k.T @ residual, spread[:, None] * residual.square().mean(0).sqrt()
+
+
+def _unit_vectors(maps: Tensor) -> Tensor:
+    """Return the directions of maps as vectors in float64, (M, P); a zero map has none."""
+    vectors = maps.flatten(1).double()
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return torch.where(length > 0, vectors / length, 0)
+
+
+def _squared_distances(u: Tensor, v: Tensor) -> Tensor:
+    """Return squared distances between unit vectors, (M, n), exactly zero between copies."""
+    squared = 2 - 2 * (u @ v.T)
+    return squared.where(squared > ROUNDING, 0)

@@ -1,0 +1,195 @@
+"""The methods of a comparison, and their maps on shared measurements."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_unioncam.engine import ClassActivationMap
+from captum_unioncam.engine.layer_state import LayerState, Together, measured
+from captum_unioncam.engine.target_scores import parse_target
+from captum_unioncam.registry import METHODS
+from captum_unioncam.specs import parse_spec
+
+Methods = Mapping[str, Any] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of a comparison.
+
+    Attributes:
+        label (str): what tables and figures call it.
+        attribution (Attribution): the method on its model.
+        options (dict[str, Any]): keywords of its `attribute`.
+        part (str): the module of UnionCAM whose map is meant; empty for the method's own map.
+    """
+
+    label: str
+    attribution: Attribution
+    options: dict[str, Any] = field(default_factory=dict)
+    part: str = ""
+
+
+def entries_of(
+    methods: Methods, forward_func: Callable[..., Any] | None, layer: nn.Module | None
+) -> list[Entry]:
+    """Resolve the methods that the user named, before any forward.
+
+    Raises:
+        TypeError: if a method is neither a name nor an attribution object.
+        ValueError: if a name, part or option is unknown, or a name comes without its model.
+    """
+    if isinstance(methods, str) or not isinstance(methods, Mapping | Sequence) or not methods:
+        raise TypeError(
+            "methods must be a sequence of names and attribution objects, or a mapping from "
+            f"labels to them, got {methods!r}"
+        )
+    labelled = methods.items() if isinstance(methods, Mapping) else ((None, m) for m in methods)
+    entries: list[Entry] = []
+    for label, given in labelled:
+        method, options = given if isinstance(given, tuple) else (given, {})
+        if isinstance(method, str):
+            entry = _named(method, forward_func, layer)
+        elif isinstance(method, Attribution):
+            entry = Entry(method.get_name(), method)
+        else:
+            raise TypeError(
+                "a method must be a name of the registry or an attribution object of Captum, got "
+                f"{type(method).__name__}"
+            )
+        entry = replace(entry, label=label or entry.label, options={**entry.options, **options})
+        taken = sum(e.label.partition(" #")[0] == entry.label for e in entries)
+        entries.append(replace(entry, label=f"{entry.label} #{taken + 1}") if taken else entry)
+    return entries
+
+
+def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None) -> Entry:
+    name, part, options = parse_spec(text)
+    method = METHODS[name]
+    if forward_func is None or (layer is None and method.needs_layer):
+        raise ValueError(
+            f"method {text!r} is given by name, so say which model and layer it explains: "
+            "forward_func=model, layer=captum_unioncam.suggest_layer(model).layer"
+        )
+    made = method.cls(forward_func, layer) if method.needs_layer else method.cls(forward_func)
+    title = f"{method.title} {part}" if part else method.title
+    return Entry(" ".join([title, *(f"{n}={v}" for n, v in options.items())]), made, options, part)
+
+
+def forward_func_of(attribution: Any) -> Callable[..., Any]:
+    """Return the model of an attribution object.
+
+    Raises:
+        ValueError: if it does not tell.
+    """
+    # NoiseTunnel wraps another attribution.
+    while not hasattr(attribution, "forward_func") and hasattr(attribution, "attribution_method"):
+        attribution = attribution.attribution_method
+    found = getattr(attribution, "forward_func", None)
+    if not callable(found):
+        raise ValueError(f"{attribution.get_name()} does not tell its model; pass forward_func=")
+    return cast(Callable[..., Any], found)
+
+
+class Explainer:
+    """Makes maps of entries for numbered targets, on shared measurements where they allow it."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        entries: Sequence[Entry],
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Sequence[Any],
+        extra: Any,
+        common: Mapping[str, Any],
+    ) -> None:
+        self.stack, self.inputs, self.targets = stack, inputs, targets
+        self.extra, self.common = extra, common
+        self.needs_gradients = any(
+            getattr(e.attribution, "needs_gradients", False) for e in entries
+        )
+        self.groups: dict[Any, list[tuple[LayerState, ...]]] = {}
+
+    def map(self, entry: Entry, number: int) -> Tensor:
+        """Return the entry's map for a target, (N, 1, *spatial), clipped at zero."""
+        if isinstance(entry.attribution, ClassActivationMap):
+            return self._cam(entry, entry.attribution, number)
+        return self.explanation_func(entry)(
+            self.inputs, target=self.targets[number], additional_forward_args=self.extra
+        )
+
+    def explanation_func(self, entry: Entry) -> Callable[..., Tensor]:
+        """Return a function that explains any inputs alone, as Captum's metrics call it."""
+
+        def explain(inputs: Any, **arguments: Any) -> Tensor:
+            known = inspect.signature(entry.attribution.attribute).parameters
+            given = {**arguments, **self._options(entry, known)}
+            given = {n: v for n, v in given.items() if n in known or n == "target"}
+            if "relu_attributions" in known:
+                given["relu_attributions"] = True
+            if entry.part:
+                given["return_details"] = True
+            with torch.enable_grad():
+                found = entry.attribution.attribute(inputs, **given)
+            if entry.part:
+                return cast(Tensor, getattr(found[1], entry.part)).relu()
+            first = found[0] if isinstance(found, tuple) else found
+            return cast(Tensor, first.detach().sum(1, keepdim=True).relu())
+
+        return explain
+
+    def _options(self, entry: Entry, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
+        brings_its_own = getattr(entry.attribution, "default_baselines", "0") != "0"
+        shared = {
+            name: value
+            for name, value in self.common.items()
+            if name in known
+            and value is not None
+            and not (name == "baselines" and brings_its_own)
+            and not (name == "perturbations_per_eval" and not _is_ours(entry.attribution))
+        }
+        return {**shared, **entry.options}
+
+    def _cam(self, entry: Entry, method: ClassActivationMap, number: int) -> Tensor:
+        options = self._options(entry, method.options())
+        to_input = options.pop("attribute_to_layer_input", False)
+        grad_kwargs = options.pop("grad_kwargs", None)
+        positional = (self.inputs, self.targets[0], self.extra, to_input, True, grad_kwargs)
+        call, chosen = method._checked(positional, options)
+        # Tensors by identity: they are alive as long as the group that they describe.
+        key = (
+            method.forward_func, method.layer, to_input, call.score, call.scorer,
+            tuple(id(b) if isinstance(b, Tensor) else b for b in call.baselines),
+        )  # fmt: skip
+        if key not in self.groups:
+            together = Together()
+            self.groups[key] = [
+                self.stack.enter_context(
+                    measured(
+                        replace(call, target=parse_target(target, call.num_examples)),
+                        needs_gradients=self.needs_gradients,
+                        together=together,
+                    )
+                )
+                for target in self.targets
+            ]
+        states = self.groups[key][number]
+        if len(states) > 1:
+            raise ValueError(
+                f"{call.layer_name} gives {len(states)} tensors; compare layers that give one"
+            )
+        found = method._cam(states[0], **chosen)
+        own, details = found if isinstance(found, tuple) else (found, None)
+        cam = getattr(details, entry.part) if entry.part else own
+        return method._finished([(states[0], cam)], relu_attributions=True)[0]
+
+
+def _is_ours(attribution: Attribution) -> bool:
+    return type(attribution).__module__.startswith("captum_unioncam.")

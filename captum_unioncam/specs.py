@@ -1,0 +1,77 @@
+"""Methods named in text: a registry name, a part of UnionCAM, options."""
+
+import ast
+from typing import Any, NamedTuple
+
+from captum_unioncam.engine.arguments import closest
+from captum_unioncam.registry import METHODS
+
+# The maps of UnionCAM's modules that can be looked at alone, fields of UnionCAMDetails.
+PARTS = ("denoised", "region", "union")
+
+
+class Spec(NamedTuple):
+    """A method as text names it.
+
+    Attributes:
+        name (str): its name in the registry.
+        part (str): the module of UnionCAM whose map is meant; empty for the method's own map.
+        options (dict[str, Any]): keywords of its `attribute`.
+    """
+
+    name: str
+    part: str
+    options: dict[str, Any]
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a method's name with options, ``name.part:option=value:option=value``.
+
+    Args:
+        text (str): a name of the registry; a part (".denoised", ".region" or ".union") gives
+            the map of one module of UnionCAM, the union before the selection. Values are
+            Python literals or plain words.
+
+    Returns:
+        *Spec*: name, part and options.
+
+    Raises:
+        TypeError: if `text` is not a string.
+        ValueError: if there is no such method, part or option, naming the closest ones.
+
+    Examples::
+
+        >>> parse_spec("unioncam:theta=30:alpha=count")
+        Spec(name='unioncam', part='', options={'theta': 30, 'alpha': 'count'})
+        >>> parse_spec("unioncam.region")
+        Spec(name='unioncam', part='region', options={})
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a method must be named by a str, got {type(text).__name__}")
+    head, *assignments = text.strip().split(":")
+    name, _, part = head.partition(".")
+    if name not in METHODS:
+        raise ValueError(
+            f"no method {name!r}{closest(name, METHODS)}; 'unioncam methods' lists all"
+        )
+    if part and (name != "unioncam" or part not in PARTS):
+        where = f"unioncam has {', '.join(PARTS)}" if name == "unioncam" else f"{name} has none"
+        raise ValueError(f"{text!r}: no part {part!r}; {where}")
+    options = {}
+    for assignment in assignments:
+        option, equals, value = assignment.partition("=")
+        if not equals or option not in METHODS[name].options:
+            known = METHODS[name].options
+            raise ValueError(
+                f"{text!r}: {assignment!r} is no option=value of {name}{closest(option, known)}; "
+                f"it takes {', '.join(known) or 'none'}"
+            )
+        options[option] = _value(value)
+    return Spec(name, part, options)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,244 @@
+"""compare(): the same maps as alone, on shared measurements, in readable results."""
+
+import csv
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from torch import nn
+
+from captum_unioncam import (
+    METHODS,
+    RISE,
+    LayerGroupCAM,
+    LayerScoreCAM,
+    LayerUnionCAM,
+    compare,
+    metrics,
+)
+from captum_unioncam.specs import parse_spec
+from tests.methods import QUICK
+from tests.networks import NETWORKS
+from tests.test_forwards import counting
+
+SHARING = ["unioncam", "scorecam", "scorecam:weights=softmax", "fusioncam", "grad++scorecam"]
+
+
+def compared(methods, x, target=1, **options):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    return compare(methods, x, target, forward_func=net, layer=layer, **options)
+
+
+@pytest.fixture
+def x():
+    return NETWORKS["vgg_like"]()[2]
+
+
+@pytest.mark.filterwarnings("ignore:.* is blank")
+def test_maps_are_those_of_the_methods_alone(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    names = [n for n in METHODS if n not in ("cam", "vitreciprocam")]
+    methods = {name: (name, QUICK.get(name, {})) for name in names}
+    result = compared(methods, x, [1, 2], baselines=0.25, metrics=[])
+    assert list(result.maps) == names
+    for name in names:
+        method, options = METHODS[name], dict(QUICK.get(name, {}))
+        if "relu_attributions" in method.options or name != "rise":
+            options["relu_attributions"] = True
+        if "baselines" in method.options and name != "groupcam":
+            options["baselines"] = 0.25
+        made = method.cls(net, layer) if method.needs_layer else method.cls(net)
+        alone = made.attribute(x, [1, 2], **options).detach().relu()
+        torch.testing.assert_close(result.maps[name], alone, msg=name)
+
+
+def test_classes_and_methods_share_one_masked_pass(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    alone, together = [], []
+    LayerScoreCAM(counting(net, alone), layer).attribute(x[:1], 1)
+    compare(
+        SHARING, x[:1], {"a": 0, "b": 1, "c": 2}, forward_func=counting(net, together),
+        layer=layer, metrics=[],
+    )  # fmt: skip
+    # Beyond the shared pass and baseline: one look at the classes, three clean passes, and D, R
+    # and DR of UnionCAM and of Fusion-CAM for each class.
+    baselines = 3
+    assert sum(together) <= sum(alone) + 1 + 3 + 2 * 3 * 3 + baselines
+
+
+def test_maps_of_every_class(x):
+    result = compared(SHARING, x, {"one": 1, "both": [2, 0]}, metrics=["average_drop"])
+    assert result.classes == [["one", "both"]] * 2
+    for label in result.maps:
+        assert result.maps[label].shape[:2] == (2, 2)
+    for number, target in enumerate(([1, 1], [2, 0])):
+        single = compared(SHARING, x, target, metrics=["average_drop"])
+        for label in result.maps:
+            torch.testing.assert_close(result.maps[label][:, number], single.maps[label][:, 0])
+        torch.testing.assert_close(result.probabilities[:, number], single.probabilities[:, 0])
+
+
+def test_top_classes_are_each_examples_own(x):
+    net, _, _ = NETWORKS["vgg_like"]()
+    result = compared(["gradcam"], x, "top2", metrics=[])
+    best = net(x).topk(2, dim=1)
+    assert result.classes == [[str(c) for c in row] for row in best.indices.tolist()]
+    torch.testing.assert_close(result.probabilities, net(x).softmax(1).topk(2, dim=1).values)
+
+
+def test_rows_hold_the_metrics(x):
+    net, _, _ = NETWORKS["vgg_like"]()
+    wanted = ["average_drop", "deletion"]
+    result = compared(
+        ["scorecam", "unioncam"], x, "top2", baselines=0.5, metrics=wanted,
+        metric_options={"deletion": {"step": 7}},
+    )  # fmt: skip
+    assert [(r["example"], r["method"]) for r in result.rows] == (
+        [(n, m) for n in (0, 1) for _ in range(2) for m in ("Score-CAM", "UnionCAM")]
+    )
+    for row in result.rows:
+        number = result.classes[row["example"]].index(row["class"])
+        n = row["example"]
+        one = result.maps[row["method"]][n : n + 1, number : number + 1]
+        common = {"target": int(row["class"]), "baselines": 0.5}
+        drop = metrics.average_drop(net, x[n : n + 1], one, **common)
+        assert row["average_drop"] == pytest.approx(drop.item(), abs=1e-4)
+        deletion = metrics.deletion(net, x[n : n + 1], one, step=7, **common)
+        assert row["deletion"] == pytest.approx(deletion.item(), abs=1e-6)
+
+
+def test_captums_attributions(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    given = x.clone().requires_grad_()
+    methods = [
+        Saliency(net),
+        (IntegratedGradients(net), {"n_steps": 4}),
+        (Occlusion(net), {"sliding_window_shapes": (3, 4, 4)}),
+        (NoiseTunnel(Saliency(net)), {"nt_samples": 2, "stdevs": 0.0}),
+        LayerGradCam(net, layer),
+        (LayerUnionCAM(net, layer), {"theta": 50}),
+        (RISE(net), {"n_masks": 5}),
+    ]
+    result = compare(methods, given, 1, baselines=0.5, metrics=["average_drop"])
+    saliency = Saliency(net).attribute(x.clone(), 1).sum(1, keepdim=True)
+    torch.testing.assert_close(result.maps["Saliency"], saliency.relu())
+    integrated = IntegratedGradients(net).attribute(x.clone(), 0.5, 1, n_steps=4)
+    label = IntegratedGradients(net).get_name()
+    torch.testing.assert_close(result.maps[label], integrated.sum(1, keepdim=True).relu())
+    union = LayerUnionCAM(net, layer).attribute(x, 1, baselines=0.5, theta=50)
+    torch.testing.assert_close(result.maps["UnionCAM"], union.relu())
+    assert given.grad is None
+    assert given.requires_grad
+
+
+def test_methods_that_bring_baselines_keep_them(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    result = compared(["groupcam", ("groupcam", {"baselines": 0})], x, baselines=0.9, metrics=[])
+    own = LayerGroupCAM(net, layer).attribute(x, 1).relu()
+    zero = LayerGroupCAM(net, layer).attribute(x, 1, baselines=0).relu()
+    torch.testing.assert_close(result.maps["Group-CAM"], own)
+    torch.testing.assert_close(result.maps["Group-CAM #2"], zero)
+
+
+def test_parts_of_unioncam(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    parts = ["unioncam.denoised", "unioncam.region:alpha=count", "unioncam.union"]
+    result = compared(parts, x, metrics=[])
+    details = LayerUnionCAM(net, layer).attribute(x, 1, return_details=True)[1]
+    torch.testing.assert_close(result.maps["UnionCAM denoised"], details.denoised.relu())
+    torch.testing.assert_close(result.maps["UnionCAM region alpha=count"], details.region.relu())
+    torch.testing.assert_close(result.maps["UnionCAM union"], details.union.relu())
+
+
+def test_the_model_is_as_before(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    net.train()
+    modes = [m.training for m in net.modules()]
+    state = torch.random.get_rng_state()
+    with pytest.warns(UserWarning, match="training mode"):
+        compare(["unioncam", Saliency(net)], x, 1, forward_func=net, layer=layer)
+    with pytest.raises(ValueError, match="out of range"):
+        compare(["unioncam"], x, 99, forward_func=net.eval(), layer=layer)
+    net.train()
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_costs(x):
+    result = compared(["gradcam", "scorecam", "unioncam"], x[:1], metrics=[])
+    summary = {row["method"]: row for row in result.summary()}
+    assert summary["Grad-CAM"]["forwards"] == 1
+    assert summary["UnionCAM"]["forwards"] == 3
+    assert all(row["seconds"] > 0 for row in summary.values())
+    net, layer, _ = NETWORKS["vgg_like"]()
+    hidden = compare(["gradcam"], x, 1, forward_func=lambda i: net(i), layer=layer, metrics=[])
+    assert hidden.rows[0]["forwards"] is None
+    assert "–" in repr(hidden)
+
+
+def test_text_and_csv(x, tmp_path):
+    result = compared(["gradcam", "unioncam"], x, "top2")
+    lines = repr(result).splitlines()
+    assert lines[0] == "2 methods, 2 examples, 2 classes each; means"
+    assert "Average drop % ↓" in lines[1]
+    assert lines[2].startswith("Grad-CAM ")
+    assert result._repr_html_().count("<tr>") == 3
+    result.to_csv(tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(result.rows) == 8
+    assert float(read[3]["insertion"]) == result.rows[3]["insertion"]
+
+
+def test_figure(x, tmp_path):
+    result = compared({"one": "gradcam", "two": "unioncam"}, x, {"cat": 0, "dog": 1})
+    result.save(tmp_path / "comparison.png", heading="both")
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    figure = result.figure(torch.rand(2, 3, 20, 20), names=str.upper)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[:6] == ["CAT", "one", "two", "DOG", "one", "two"]
+    assert "Deletion" in figure.axes[1].get_xlabel()
+    with pytest.raises(ValueError, match=r"pictures must have shape \(2, 3 or 1, H, W\)"):
+        result.figure(torch.rand(3, 20, 20))
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)).eval()
+    flat = compare(["gradcam"], torch.rand(1, 2, 8), 1, forward_func=net, layer=net[1], metrics=[])
+    with pytest.raises(ValueError, match="needs images"):
+        flat.figure()
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "error", "message"),
+    [
+        ("unioncam", {}, TypeError, "sequence of names"),
+        ([], {}, TypeError, "sequence of names"),
+        ([3], {}, TypeError, "a name of the registry or an attribution object"),
+        (["unioncamm"], {}, ValueError, "closest: 'unioncam'"),
+        (["unioncam:tetha=3"], {}, ValueError, "closest: 'theta'"),
+        (["unioncam.middle"], {}, ValueError, "denoised, region, union"),
+        (["scorecam.region"], {}, ValueError, "scorecam has none"),
+        (["unioncam:theta=300"], {}, ValueError, "0 to 100"),
+        (["gradcam"], {"metrics": "average_drop"}, TypeError, "sequence of names"),
+        (["gradcam"], {"metrics": ["averagedrop"]}, ValueError, "closest: 'average_drop'"),
+        (["gradcam"], {"metric_options": {"insertion": {}}, "metrics": []}, ValueError, "not ask"),
+        (["gradcam"], {"metrics": ["pointing_game"]}, ValueError, "needs metric_options for boxes"),
+        (["gradcam"], {"target": "best"}, ValueError, '"top1"'),
+        (["gradcam"], {"target": "top9"}, ValueError, "has 5 classes"),
+        (["gradcam"], {"target": {}}, ValueError, "empty mapping"),
+        (["gradcam"], {"layer": None}, ValueError, "suggest_layer"),
+    ],
+)
+def test_bad_input(x, methods, options, error, message):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    arguments = {"target": 1, "forward_func": net, "layer": layer, **options}
+    with pytest.raises(error, match=message):
+        compare(methods, x, arguments.pop("target"), **arguments)
+
+
+def test_specs():
+    assert parse_spec("rise:n_masks=20:keep=0.25").options == {"n_masks": 20, "keep": 0.25}
+    assert parse_spec("scorecam:weights=softmax") == ("scorecam", "", {"weights": "softmax"})
+    assert parse_spec(" unioncam.union ") == ("unioncam", "union", {})
+    with pytest.raises(TypeError, match="named by a str"):
+        parse_spec(3)
