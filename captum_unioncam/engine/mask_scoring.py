@@ -205,7 +205,7 @@ class MaskScorer:
         with bar(desc=description, total=len(rows), unit="mask") as shown:
             return self.stream.read(
                 rows,
-                lambda chunk: self._masked_inputs(masks(chunk), rows[chunk]),
+                lambda chunk: self.masked_inputs(masks(chunk), rows[chunk]),
                 [self.target] if targets is None else targets,
                 shown,
             )
@@ -234,7 +234,7 @@ class MaskScorer:
         def nothing(chunk: slice) -> tuple[Tensor, ...]:
             some = rows[chunk]
             blank = [some.new_zeros(len(some), 1, *[1] * len(size)) for size in self.sizes]
-            return self._masked_inputs(blank, some)
+            return self.masked_inputs(blank, some)
 
         step = self.stream.step
         chunks = [slice(start, start + step) for start in range(0, needed, step)]
@@ -253,7 +253,7 @@ class MaskScorer:
             or any(self.call.is_per_example(argument) for argument in self.call.extra)
         )
 
-    def _masked_inputs(self, masks: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+    def masked_inputs(self, masks: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
         """Return the network's inputs: examples `rows`, each masked by its mask."""
         ready = iter(masks)
         masked = []

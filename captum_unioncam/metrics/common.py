@@ -82,7 +82,7 @@ class Evaluation:
             self.maps if self.maps.shape[2:] == s else resize(self.maps, s)
             for s in self.scorer.sizes
         ]
-        masked = self.scorer._masked_inputs(masks, self.rows)
+        masked = self.scorer.masked_inputs(masks, self.rows)
         # Not every network takes the layout that the scorer may have chosen for its own forwards.
         return tuple(x.contiguous() for x in masked)
 

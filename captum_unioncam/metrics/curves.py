@@ -108,7 +108,8 @@ def deletion(
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
     ) as measured:  # fmt: skip
         scores = _curve(measured, step, torch.ge)
-    return (_area(scores), scores) if return_curve else _area(scores)
+        areas = _area(scores)
+    return (areas, scores) if return_curve else areas
 
 
 def insertion(
@@ -199,7 +200,8 @@ def insertion(
         if start is None:
             measured = _from_blurred(measured, blur_size, blur_stdev)
         scores = _curve(measured, step, torch.lt)
-    return (_area(scores), scores) if return_curve else _area(scores)
+        areas = _area(scores)
+    return (areas, scores) if return_curve else areas
 
 
 def _check_curve(step: Any, return_curve: Any) -> None:
