@@ -195,14 +195,14 @@ def _metric_options(
     if unused:
         raise ValueError(f"metric_options name {_listed(unused)}, which metrics does not ask for")
     for name in names:
-        missing = set(METRICS[name].needs) - {"explanation_func"} - set(options.get(name, {}))
-        if missing:
-            raise ValueError(f"metric {name!r} needs metric_options for {_listed(missing)}")
+        needed = set(METRICS[name].needs) - {"explanation_func"}
+        if needed and not needed & set(options.get(name, {})):
+            raise ValueError(f"metric {name!r} needs metric_options for {_listed(needed, ' or ')}")
     return {name: dict(options.get(name, {})) for name in names}
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names))
+def _listed(names: Any, between: str = ", ") -> str:
+    return between.join(sorted(names))
 
 
 def _known(

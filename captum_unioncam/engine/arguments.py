@@ -107,7 +107,7 @@ def check_finite(name: str, values: Tensor, hint: str) -> None:
     """Raise ValueError naming how many values of which example are NaN or infinite."""
     finite = torch.isfinite(values)
     if not bool(finite.all()):
-        bad = (~finite).flatten(1).sum(1).tolist()
+        bad = (~finite).reshape(len(finite), -1).sum(1).tolist()
         rows = [row for row, count in enumerate(bad) if count]
         raise ValueError(
             f"{name} hold NaN or infinity: {sum(bad)} of {values.numel()} values, in example(s) "

@@ -26,8 +26,8 @@ class Metric(NamedTuple):
         low (float): the smallest value it can take.
         high (float): the largest.
         unit (str): "%" or empty.
-        link (str): address of the paper that defines it.
-        needs (tuple[str, ...]): keywords without which it cannot be computed.
+        link (str): address of the paper that defines it; empty for common knowledge.
+        needs (tuple[str, ...]): keywords of which it needs one.
     """
 
     title: str
@@ -62,20 +62,20 @@ METRICS: dict[str, Metric] = {
     "adcc": Metric(
         "ADCC", adcc, True, 0, 1, "", "https://arxiv.org/abs/2104.10252", ("explanation_func",)
     ),
-    "road": Metric("ROAD", road, True, -1, 1, "", "https://arxiv.org/abs/2202.00449"),
+    "road": Metric("ROAD", road, True, -0.5, 0.5, "", "https://arxiv.org/abs/2202.00449"),
     "pointing_game": Metric(
         "Pointing game", pointing_game, True, 0, 1, "", "https://arxiv.org/abs/1608.00507",
-        ("boxes",),
+        ("boxes", "masks"),
     ),
     "energy_pointing_game": Metric(
         "Energy pointing game", energy_pointing_game, True, 0, 1, "",
-        "https://arxiv.org/abs/1910.01279", ("boxes",),
+        "https://arxiv.org/abs/1910.01279", ("boxes", "masks"),
     ),
     "grid_pointing_game": Metric(
         "Grid pointing game", grid_pointing_game, True, 0, 1, "",
         "https://arxiv.org/abs/2104.00032", ("cell",),
     ),
-    "iou": Metric("IoU", iou, True, 0, 1, "", "https://arxiv.org/abs/1610.02391", ("masks",)),
+    "iou": Metric("IoU", iou, True, 0, 1, "", "", ("boxes", "masks")),
     "max_box_acc": Metric(
         "MaxBoxAcc", max_box_acc, True, 0, 1, "", "https://arxiv.org/abs/2001.07437", ("boxes",)
     ),

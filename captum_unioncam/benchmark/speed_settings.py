@@ -1,0 +1,287 @@
+"""What a speed benchmark was asked for, and the network and photographs it runs on."""
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerActivation
+from torch import Tensor, nn
+
+from captum_unioncam.engine.arguments import check_choice, check_number, closest
+from captum_unioncam.engine.maps import distinct, unit_range
+from captum_unioncam.engine.target_scores import widened
+from captum_unioncam.networks import Network, NetworkError, find_layer, load_network
+from captum_unioncam.pictures import load_picture
+from captum_unioncam.specs import parse_spec
+
+DTYPES = ("float32", "tf32", "bfloat16")
+REFERENCE = "unioncam"
+# Of the weights that --random-weights draws.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """What was asked for, checked as far as it can be without the network.
+
+    Attributes:
+        model (str): network, as ``--model`` takes it.
+        weights (str): weights, as ``--weights`` takes them.
+        random_weights (bool): a torchvision architecture without trained weights.
+        layer (str): dotted name of the layer, or "auto".
+        images (tuple[str, ...]): files of photographs; empty for those of scikit-image.
+        n (int, optional): how many of them; None for all.
+        size (int, optional): height and width of the inputs; None for the network's own.
+        repeats (int): rounds on every batch of photographs.
+        methods (tuple[str, ...]): methods of this package, UnionCAM as it is first.
+        batches (tuple[int, ...]): photographs in one call.
+        dtypes (tuple[str, ...]): "float32", "tf32" or "bfloat16".
+        device (str): where the network is.
+
+    Raises:
+        ValueError: if a value is out of range, unknown or given twice.
+    """
+
+    model: str
+    weights: str
+    random_weights: bool
+    layer: str
+    images: tuple[str, ...]
+    n: int | None
+    size: int | None
+    repeats: int
+    methods: tuple[str, ...]
+    batches: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    device: str
+
+    def __post_init__(self) -> None:
+        optional = {"--n": self.n, "--size": self.size}
+        counts = {"--repeats": self.repeats, **{n: v for n, v in optional.items() if v is not None}}
+        for name, value in [*counts.items(), *(("--batches", size) for size in self.batches)]:
+            check_number(name, value, above=0, whole=True)
+        for dtype in self.dtypes:
+            check_choice("--dtype", dtype, DTYPES)
+            if dtype == "tf32" and torch.device(self.device).type != "cuda":
+                raise ValueError(f"--dtype tf32 is arithmetic of CUDA devices, not of {self.device}")
+        for method in self.methods:
+            if parse_spec(method).part:
+                raise ValueError(f"{method!r} is timed with all of UnionCAM; give 'unioncam'")
+        for name, values in (
+            ("--methods", self.methods),
+            ("--batches", self.batches),
+            ("--dtype", self.dtypes),
+        ):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} names {'one twice' if values else 'nothing'}")
+        if self.random_weights and self.weights != "DEFAULT":
+            raise ValueError("--random-weights and --weights contradict each other; give one")
+        if self.methods[0] != REFERENCE:
+            others = tuple(method for method in self.methods if method != REFERENCE)
+            object.__setattr__(self, "methods", (REFERENCE, *others))
+
+    def command(self, out: Path) -> str:
+        """Return the command that measures this again."""
+        given: dict[str, Any] = {
+            "--model": self.model,
+            "--weights": None if self.weights == "DEFAULT" else self.weights,
+            "--layer": self.layer,
+            "--n": self.n,
+            "--size": self.size,
+            "--repeats": self.repeats,
+            "--methods": ",".join(self.methods),
+            "--batches": ",".join(map(str, self.batches)),
+            "--dtype": ",".join(self.dtypes),
+            "--device": self.device,
+            "--out": out,
+        }
+        words = [f"{n} {shlex.quote(str(v))}" for n, v in given.items() if v is not None]
+        if self.random_weights:
+            words.append("--random-weights")
+        if self.images:
+            words.append(f"--images {shlex.join(self.images)}")
+        return " ".join(["unioncam benchmark speed", *words])
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "SpeedSettings":
+        """Return settings from what `asdict` made of them and JSON kept of that."""
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **lists})
+
+    as_dict = asdict
+
+
+class Photograph(NamedTuple):
+    """A photograph as the network takes it.
+
+    Attributes:
+        name (str): what to call it.
+        x (Tensor): the input, (1, C, H, W).
+        black (Tensor): its black baseline, same shape.
+    """
+
+    name: str
+    x: Tensor
+    black: Tensor
+
+
+@dataclass(frozen=True)
+class SpeedSubject:
+    """A network with photographs, on its device and in its dtype.
+
+    Attributes:
+        network (Network): the network.
+        layer_name (str): its layer's dotted name.
+        layer (nn.Module): the layer.
+        photographs (list[Photograph]): the photographs.
+        device (torch.device): where all of it is.
+    """
+
+    network: Network
+    layer_name: str
+    layer: nn.Module
+    photographs: list[Photograph]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photographs that are explained in one call.
+
+    Attributes:
+        names (tuple[str, ...]): of the photographs.
+        x (Tensor): inputs, (N, C, H, W).
+        black (Tensor): baselines, same shape.
+        target (list[int]): the most probable class of each.
+        channels (int): channels of the layer.
+        live (int): channels that are not flat, summed over the photographs.
+        distinct (int): different masks that these make, summed likewise.
+    """
+
+    names: tuple[str, ...]
+    x: Tensor
+    black: Tensor
+    target: list[int]
+    channels: int
+    live: int
+    distinct: int
+
+
+def load_subject(settings: SpeedSettings, dtype: str) -> SpeedSubject:
+    """Load the network and prepare the photographs.
+
+    Raises:
+        ValueError: if there is no such network, layer or photograph.
+    """
+    if settings.random_weights:
+        network = _untrained(settings.model)
+    else:
+        network = load_network(settings.model, settings.weights)
+    device = torch.device(settings.device)
+    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    network.model.to(device, kind)
+    photographs = []
+    for name, picture in _pictures(settings):
+        x, black, _ = network.prepare(picture)
+        if settings.size is not None:
+            size = (settings.size, settings.size)
+            x, black = (F.interpolate(v, size, mode="bilinear", antialias=True) for v in (x, black))
+        photographs.append(Photograph(name, x.to(device, kind), black.to(device, kind)))
+    shapes = {tuple(p.x.shape) for p in photographs}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the photographs become inputs of shapes {sorted(shapes)}, which cannot be batched: "
+            "say --size"
+        )
+    layer = find_layer(network.model, settings.layer, photographs[0].x)
+    return SpeedSubject(network, layer.name, layer.layer, photographs, device)
+
+
+def batches_of(subject: SpeedSubject, size: int) -> list[Batch]:
+    """Divide the photographs into batches of one size, beginning again where they run out.
+
+    Raises:
+        ValueError: if the network is no classifier or the layer gives no maps.
+    """
+    count = math.ceil(len(subject.photographs) / size)
+    filled = list(islice(cycle(subject.photographs), count * size))
+    return [_batch(subject, filled[start : start + size]) for start in range(0, len(filled), size)]
+
+
+def _batch(subject: SpeedSubject, photographs: Sequence[Photograph]) -> Batch:
+    model = subject.network.model
+    x, black = (torch.cat([p[i] for p in photographs]) for i in (1, 2))  # type: ignore[misc]
+    with torch.no_grad():
+        output = model(x)
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        raise ValueError(f"{subject.network.name} is no classifier: its output is not (N, classes)")
+    A = LayerActivation(model, subject.layer).attribute(x)
+    if not isinstance(A, Tensor) or A.dim() != 4:
+        raise ValueError(f"layer {subject.layer_name} gives no maps of shape (N, C, H, W)")
+    found = distinct(unit_range(widened(A.detach())))
+    return Batch(
+        names=tuple(p.name for p in photographs),
+        x=x,
+        black=black,
+        target=output.argmax(1).tolist(),
+        channels=A.shape[1],
+        live=int(found.channels.sum()),
+        distinct=len(found.rows),
+    )
+
+
+@contextmanager
+def arithmetic(dtype: str) -> Iterator[None]:
+    """Let float32 products of a CUDA device be rounded to TF32, or not at all."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = dtype == "tf32"
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+def _pictures(settings: SpeedSettings) -> list[tuple[str, Any]]:
+    if settings.images:
+        found = [(Path(file).name, load_picture(Path(file))) for file in settings.images]
+    else:
+        from PIL import Image
+        from skimage import data
+
+        pixels = {
+            "cat": data.cat(),
+            "espresso": data.coffee(),
+            "rocket": data.rocket(),
+            "motorcycle": data.stereo_motorcycle()[0],
+        }
+        found = [(name, Image.fromarray(array)) for name, array in pixels.items()]
+    if settings.n is not None and settings.n > len(found):
+        raise ValueError(
+            f"--n {settings.n}: there are {len(found)} photographs; give more with --images"
+        )
+    return found[: settings.n]
+
+
+def _untrained(name: str) -> Network:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise NetworkError(
+            f"--random-weights needs a classifier of torchvision, and {name!r} is none"
+            f"{closest(name, known)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = models.get_model(name, weights=None).eval()
+    return Network(name, model, models.get_model_weights(name).DEFAULT.transforms())
