@@ -45,8 +45,9 @@ class UnionCAMDetails(NamedTuple):
         beta_region (Tensor): score of R, (N,).
         beta_union (Tensor): score of DR, (N,).
         selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
-        channel_std (Tensor): standard deviation of the channels' scores that ``max_masks`` left
-            to prediction; zero for those measured, (N, C).
+        channel_std (Tensor): standard deviation of what ``max_masks`` left to prediction of the
+            channels' scores, or of their raw outputs with ``region_weights="softmax"``; zero for
+            those measured, (N, C).
     """
 
     denoised: Tensor
@@ -355,5 +356,6 @@ class LayerUnionCAM(ClassActivationMap):
         beta_D, beta_R = masks.betas(torch.cat([D, R], dim=1)).unbind(1)
         DR = masks.span(unite(D, R, beta_D, beta_R))
         beta_DR = masks.betas(DR)[:, 0]
+        std = masked.score_std if region_weights == "score" else masked.logit_std
         L, selected = select(D, R, DR, beta_R, beta_DR)
-        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, masked.std)
+        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std)

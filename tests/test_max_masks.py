@@ -64,14 +64,14 @@ def test_measured_scores_are_kept_and_predicted_ones_say_how_sure_they_are():
     net, x = wide(), images(2, 3, 15, 15)
     with measured(checked_call(net, net[1], x, 1)) as (state,):
         exact, some = state.channel_scores(), state.channel_scores(20)
-    kept = some.std == 0
+    kept = some.score_std == 0
     assert kept.sum(1).tolist() == [20, 20]
     torch.testing.assert_close(some.scores[kept], exact.scores[kept])
-    assert (some.std[~kept] > 0).all()
+    assert (some.score_std[~kept] > 0).all()
     assert ((some.scores >= 0) & (some.scores <= 1)).all()
-    assert (exact.std == 0).all()
+    assert (exact.score_std == 0).all()
     details = LayerUnionCAM(net, net[1]).attribute(x, 1, max_masks=20, return_details=True)[1]
-    torch.testing.assert_close(details.channel_std, some.std)
+    torch.testing.assert_close(details.channel_std, some.score_std)
 
 
 def test_classes_share_the_budget():

@@ -10,6 +10,7 @@ from torch import Tensor
 from captum_unioncam.engine.arguments import check_finite
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.maps import (
+    DistinctMaps,
     distinct,
     min_max,
     resize,
@@ -46,14 +47,16 @@ class MaskScores(NamedTuple):
         logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.
         scores (Tensor): the target's score f_c, (N, K); maps that are not live have f_c(I_b).
         live (Tensor): False for flat maps, which mask everything, (N, K) bool.
-        std (Tensor): standard deviation of scores that were predicted, zero for those that were
-            measured, (N, K).
+        logit_std (Tensor): standard deviation of raw outputs that were predicted, zero for those
+            that were measured, (N, K).
+        score_std (Tensor): the same of scores, (N, K).
     """
 
     logits: Tensor
     scores: Tensor
     live: Tensor
-    std: Tensor
+    logit_std: Tensor
+    score_std: Tensor
 
 
 class MaskScorer:
@@ -128,54 +131,60 @@ class MaskScorer:
         max_masks: int | None = None,
     ) -> list[MaskScores]:
         """Score maps like `score`, for several targets with the same forwards."""
-        gains = maps.flatten(2).std(2, correction=0)
-        return self._table(targets, unit_range(maps), show, finish, max_masks, gains)
+        prepared = unit_range(maps)
+        if max_masks is None:
+            return self._table(targets, distinct(prepared), show, finish)
+        # In float64 neither large values nor the order in which channels merge matter.
+        gains = maps.double().flatten(2).std(2, correction=0)
+        masks = distinct(prepared)
+        weights = gains.new_zeros(len(masks.rows)).index_add(
+            0, masks.inverse, gains[masks.channels]
+        )
+        # Many small steps, which a CPU takes faster than an accelerator.
+        chosen = budgeted(masks.rows.cpu(), masks.maps[:, 0].cpu(), weights.cpu(), max_masks)
+        return self._table(targets, masks, show, finish, chosen)
 
     def score_prepared(
         self, maps: Tensor, *, show: bool = False, finish: Finish = as_they_are
     ) -> MaskScores:
         """Score maps like `score`, but without scaling them at their own resolution."""
-        return self._table([self.target], maps, show, finish, None, maps)[0]
+        return self._table([self.target], distinct(maps), show, finish)[0]
 
     def _table(
         self,
         targets: Sequence[TargetScores],
-        maps: Tensor,
+        maps: DistinctMaps,
         show: bool,
         finish: Finish,
-        max_masks: int | None,
-        gains: Tensor,
+        chosen: Tensor | None = None,
     ) -> list[MaskScores]:
-        """Score maps that are scaled; `gains`, (N, K), say what each can add to a sum of maps."""
-        rows, low, live, inverse = distinct(maps)
-        low = low.to(self.device)
-        chosen = torch.ones_like(rows, dtype=torch.bool)
-        if max_masks is not None:
-            weights = gains.new_zeros(len(rows)).index_add(0, inverse, gains[live])
-            chosen = budgeted(rows, low[:, 0].to(rows.device), weights, max_masks)
-        shown = low[chosen.to(low.device)]
+        """Score scaled maps; where only some are `chosen`, (M,) bool, predict the others."""
+        on = slice(None) if chosen is None else chosen.to(maps.rows.device)
+        shown = maps.maps[on].to(self.device)
 
         def masks(chunk: slice) -> list[Tensor]:
             return finish([resize(shown[chunk], size) for size in self.sizes])
 
-        reads = self.read(rows[chosen], masks, targets=targets, show=show)
-        where = reads[0][0].device
-        rows, chosen, live, inverse = (v.to(where) for v in (rows, chosen, live, inverse))
-        measured = (torch.stack(values, dim=1) for values in zip(*reads, strict=True))
-        found = completed(rows, low[:, 0].to(where), chosen, *measured)
+        reads = self.read(maps.rows[on], masks, targets=targets, show=show)
+        # Logits, scores and their standard deviations, each (M, T).
+        columns = [torch.stack(values, dim=1) for values in zip(*reads, strict=True)]
+        columns += [torch.zeros_like(values) for values in columns]
+        if chosen is not None and not bool(chosen.all()):
+            low, measured = maps.maps[:, 0].cpu(), [values.cpu() for values in columns[:2]]
+            columns = list(completed(maps.rows.cpu(), low, chosen, *measured))
+        live = maps.channels
         tables = []
         for number, target in enumerate(targets):
             base = self._baseline_for(target)
-            values = base.logits * 0, base.scores, base.scores * 0
-            table = [value.to(where).repeat(1, live.shape[1]) for value in values]
-            for column, predicted in zip(
-                table, (found.logits, found.scores, found.score_std), strict=True
-            ):
-                column[live] = predicted[:, number][inverse].to(column)
+            zero = torch.zeros_like(base.scores)
+            table = []
+            for start, values in zip((zero, base.scores, zero, zero), columns, strict=True):
+                column = start.to(live.device).repeat(1, live.shape[1])
+                column[live] = values[:, number].to(column)[maps.inverse]
+                table.append(column)
             cause = "the network overflows on them, or a callable score returns such values"
             check_finite("scores of masked inputs", table[1], cause)
-            logits, scores, std = (column.to(maps.device) for column in table)
-            tables.append(MaskScores(logits, scores, live.to(maps.device), std))
+            tables.append(MaskScores(table[0], table[1], live, table[2], table[3]))
         return tables
 
     def read(
@@ -221,8 +230,8 @@ class MaskScorer:
         logits, scores = (values[:, None] for values in target.read(output, rows))
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
-        live = torch.zeros_like(scores, dtype=torch.bool)
-        return MaskScores(logits, scores, live, torch.zeros_like(scores))
+        live, zero = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
+        return MaskScores(logits, scores, live, zero, zero)
 
     @cached_property
     def _baseline_output(self) -> Tensor:

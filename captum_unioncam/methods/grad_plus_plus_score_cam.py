@@ -100,4 +100,4 @@ def _masks_of(state: LayerState, w: Tensor, B: Tensor, max_masks: int | None) ->
     own, base = state.channel_scores(max_masks), state.masks.baseline
     on = own.live & (w > 0)
     logits, scores = own.logits.where(on, 0), own.scores.where(on, base.scores.to(w.device))
-    return MaskScores(logits, scores, on, own.std.where(on, 0))
+    return own._replace(logits=logits, scores=scores, live=on)

@@ -37,7 +37,8 @@ def average(state: LayerState, passes: Iterable[MaskScores], number: int) -> Mas
             done.append(masked)
             shown.update()
     mean = torch.stack([masked.scores for masked in done]).mean(0)
-    return MaskScores(mean, mean, done[0].live, torch.zeros_like(mean))
+    none = torch.zeros_like(mean)
+    return MaskScores(mean, mean, done[0].live, none, none)
 
 
 class LayerSSCAM(ClassActivationMap):
