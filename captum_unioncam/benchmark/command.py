@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, or go on measuring, and write the report.
 
     Returns:
-        *int*: 0 if all pictures are measured, 1 if some could not be, 130 if interrupted.
+        *int*: 0 if all pictures are measured, 1 if some could not be (0 where several processes
+        share the work), 130 if interrupted.
 
     Raises:
         ValueError: if the command cannot run as it was given.
@@ -131,7 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     if table.images and (is_new or not gallery.exists()):
         write_gallery(subject, read_rows(arguments.out), gallery, quiet=quiet)
     print(as_text(table, arguments.out))
-    return 1 if table.errors else 0
+    # torchrun takes any status but 0 for a crash, and buries the report under a traceback.
+    return 1 if table.errors and processes.size == 1 else 0
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:

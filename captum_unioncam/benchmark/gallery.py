@@ -45,14 +45,17 @@ def write_gallery(subject: Subject, rows: Sequence[Row], path: Path, *, quiet: b
     pictures = [p for p in (prepared[i] for i in range(len(prepared))) if not p.error]
     # Networks that take any size see each picture at its own; a grid needs one size.
     pictures = [p for p in pictures if p.x.shape == pictures[0].x.shape]
+    if not pictures:
+        return
     x = torch.cat([p.x for p in pictures]).to(subject.device)
     black = torch.cat([p.black for p in pictures]).to(subject.device)
     target = [disputed[p.item.image] for p in pictures]
     methods = subject.settings.methods
     result = compared(subject, methods, ["average_drop"], x, black, target, show_progress=not quiet)
+    count = len({row["image"] for row in rows if "error" not in row})
     figure = result.figure(
         torch.cat([p.shown for p in pictures]),
         names=lambda label: subject.network.class_name(int(label)),
-        heading=f"Where the methods disagree most, of {len({r['image'] for r in rows})} pictures",
+        heading=f"Where the methods disagree most, of {count} pictures",
     )
     save(figure, path)

@@ -27,8 +27,8 @@ class Preset(NamedTuple):
     metrics: tuple[str, ...]
 
 
-# The paper compares CAMs by average drop and increase, then by insertion and deletion. Which
-# methods its tables hold beyond Grad-CAM, Score-CAM and UnionCAM is our choice.
+# The numbers in the paper's tables and most of their rows are not known to us, only which metrics
+# it measures: the choice of methods is ours.
 PRESETS: dict[str, Preset] = {
     "table1": Preset("average drop and increase of CAMs", COMPARED, DROP),
     "table2": Preset("insertion and deletion of CAMs", COMPARED, CURVES),

@@ -39,7 +39,7 @@ def as_text(table: Table, folder: Path) -> str:
     """Return what the command prints when it is done."""
     lines = means_table(table, load(folder))
     if table.errors:
-        lines.append(f"{len(table.errors)} pictures could not be measured; the report says why")
+        lines.append(f"not measured: {len(table.errors)} of the pictures; the report says why")
     return "\n".join([*lines, f"report written to {folder / 'report.md'}"])
 
 
