@@ -1,0 +1,123 @@
+"""Sphinx extension: writes a page for every method of the registry, and one that lists them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from captum_unioncam import METHODS, Method
+from captum_unioncam.registry import methods_table
+
+FOLDER = Path(__file__).parent / "methods"
+# Channels and positions of the layers that the literature uses, for pictures of 224 x 224.
+LAYERS = {
+    "VGG16": (512, 14 * 14),
+    "EfficientNet-B0": (1280, 7 * 7),
+    "ResNet-50": (2048, 7 * 7),
+}
+TRANSFORMERS = {"ViT-B/16": (768, 14 * 14)}
+# Methods that have no map of the photograph, and why.
+WITHOUT_PICTURE = {
+    "vitreciprocam": "It is defined on vision transformers; the network of the other pages' "
+    "pictures has none."
+}
+NOTES = {
+    "gradcam": r"""Captum's own class, listed for comparison:
+
+$$L = \sum_k w_k A_k, \qquad w_k = \mathrm{mean}_{ij}\, W_{kij}$$
+
+with A the layer's activations and W the gradients of the target's output there."""
+}
+
+
+def file_name(name: str) -> str:
+    """Return the name of a method's page and picture, without its ending."""
+    return name.replace("+", "p")
+
+
+def page(name: str, method: Method) -> str:
+    """Return a method's page in Markdown."""
+    published = f"[{method.paper} {method.year}]({method.link})" if method.year else "control"
+    options = ", ".join(f"`{option}={value!r}`" for option, value in method.options.items())
+    picture = WITHOUT_PICTURE.get(
+        name,
+        f"![{method.title} beside Grad-CAM on a photograph](../pictures/{file_name(name)}.png)",
+    )
+    return f"""\
+# {method.title}
+
+{picture}
+
+| | |
+| --- | --- |
+| registry | `METHODS["{name}"]`, `unioncam explain --method {name}` |
+| published | {published} |
+| definition from | {method.certainty} |
+| backward | {"yes" if method.needs_gradients else "no"} |
+| rows per example | {_rows(name, method)} |
+| options | {options or "none"} |
+
+{NOTES.get(name, "")}
+
+```{{eval-rst}}
+.. autoclass:: {_public_name(method.cls)}
+   :members: attribute
+```
+"""
+
+
+def index() -> str:
+    """Return the page that lists the methods, in the registry's order."""
+    table = re.sub(
+        r"^\| `(.*?)` \| (.*?) \|",
+        lambda row: f"| `{row[1]}` | [{row[2]}]({file_name(row[1])}.md) |",
+        methods_table(markdown=True),
+        flags=re.MULTILINE,
+    )
+    pages = "\n".join(map(file_name, METHODS))
+    return f"""\
+# Methods
+
+One page each: the formula, where it comes from, what it costs, its options, and its map of the same
+photograph. C is the number of channels and P the number of positions of the layer; a suffix is the
+part of the network after the layer.
+
+{table}
+
+"Our reading" marks definitions that could not be checked against the authors' text or code; the
+page says what was read into it and which alternatives are options.
+
+```{{toctree}}
+:hidden:
+{pages}
+```
+"""
+
+
+def write(app: Any) -> None:
+    """Write all pages, leaving alone those that have not changed."""
+    FOLDER.mkdir(exist_ok=True)
+    pages = {file_name(name): page(name, method) for name, method in METHODS.items()}
+    for name, text in {**pages, "index": index()}.items():
+        path = FOLDER / f"{name}.md"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Any) -> None:
+    """Write the pages before Sphinx looks for them."""
+    app.connect("builder-inited", write)
+
+
+def _public_name(cls: type) -> str:
+    package = cls.__module__.partition(".")[0]
+    return f"{'captum.attr' if package == 'captum' else package}.{cls.__name__}"
+
+
+def _rows(name: str, method: Method) -> str:
+    layers = TRANSFORMERS if name == "vitreciprocam" else LAYERS
+    most = {network: method.rows(*size) for network, size in layers.items()}
+    if len({method.rows(*size) for size in LAYERS.values()}) > 1:
+        listed = ", ".join(f"{rows} for {network}" for network, rows in most.items())
+        return f"{method.forwards}; at most {listed}"
+    rows = next(iter(most.values()))
+    return method.forwards + ("" if method.forwards == str(rows) else f"; {rows} by default")
