@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from captum_unioncam import LayerUnionCAM, cli, networks, suggest_layer
+from captum_unioncam import LayerUnionCAM, cli, compare, metrics, networks, suggest_layer
 from captum_unioncam.engine.maps import resize
 
 pytestmark = pytest.mark.network
@@ -53,3 +53,26 @@ def test_the_map_explains_the_espresso():
     assert 20 < row < 110
     assert 40 < column < 150
     assert mask[..., 20:110, 40:150].mean() > 2 * mask.mean()
+
+
+def test_maps_find_their_cell_of_a_mosaic():
+    network = networks.demo_network()
+    pixels = data.chelsea(), data.coffee(), data.rocket(), data.stereo_motorcycle()[0]
+    x = torch.cat([network.prepare(Image.fromarray(p))[0] for p in pixels])
+    with torch.no_grad():
+        mosaics = metrics.make_mosaics(x, network.model(x).argmax(1))
+    targets = mosaics.targets[0].tolist()
+    result = compare(
+        ["gradcam", "unioncam:max_masks=32", "ones"], mosaics.inputs, {str(c): c for c in targets},
+        forward_func=network.model, layer=suggest_layer(network.model).layer, metrics=[],
+    )  # fmt: skip
+    shares = {
+        label: [
+            metrics.grid_pointing_game(None, mosaics.inputs, maps[:, [cell]], cell=cell).item()
+            for cell in range(4)
+        ]
+        for label, maps in result.maps.items()
+    }
+    assert shares["All ones"] == [0.25] * 4
+    for label in ("Grad-CAM", "UnionCAM max_masks=32"):
+        assert min(shares[label]) > 0.4, shares
