@@ -44,6 +44,7 @@ class SpeedSettings:
         batches (tuple[int, ...]): photographs in one call.
         dtypes (tuple[str, ...]): "float32", "tf32" or "bfloat16".
         device (str): where the network is.
+        steps (bool): also time Score-CAM's masked pass, one optimisation after the other.
 
     Raises:
         ValueError: if a value is out of range, unknown or given twice.
@@ -61,6 +62,7 @@ class SpeedSettings:
     batches: tuple[int, ...]
     dtypes: tuple[str, ...]
     device: str
+    steps: bool = False
 
     def __post_init__(self) -> None:
         optional = {"--n": self.n, "--size": self.size}
@@ -70,7 +72,9 @@ class SpeedSettings:
         for dtype in self.dtypes:
             check_choice("--dtype", dtype, DTYPES)
             if dtype == "tf32" and torch.device(self.device).type != "cuda":
-                raise ValueError(f"--dtype tf32 is arithmetic of CUDA devices, not of {self.device}")
+                raise ValueError(
+                    f"--dtype tf32 is arithmetic of CUDA devices, not of {self.device}"
+                )
         for method in self.methods:
             if parse_spec(method).part:
                 raise ValueError(f"{method!r} is timed with all of UnionCAM; give 'unioncam'")
@@ -105,6 +109,8 @@ class SpeedSettings:
         words = [f"{n} {shlex.quote(str(v))}" for n, v in given.items() if v is not None]
         if self.random_weights:
             words.append("--random-weights")
+        if self.steps:
+            words.append("--steps")
         if self.images:
             words.append(f"--images {shlex.join(self.images)}")
         return " ".join(["unioncam benchmark speed", *words])
@@ -240,36 +246,34 @@ def _batch(subject: SpeedSubject, photographs: Sequence[Photograph]) -> Batch:
 @contextmanager
 def arithmetic(dtype: str) -> Iterator[None]:
     """Let float32 products of a CUDA device be rounded to TF32, or not at all."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = dtype == "tf32"
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = dtype == "tf32"
     try:
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _pictures(settings: SpeedSettings) -> list[tuple[str, Any]]:
-    if settings.images:
-        found = [(Path(file).name, load_picture(Path(file))) for file in settings.images]
-    else:
-        from PIL import Image
-        from skimage import data
+    from PIL import Image
+    from skimage import data
 
-        pixels = {
-            "cat": data.cat(),
-            "espresso": data.coffee(),
-            "rocket": data.rocket(),
-            "motorcycle": data.stereo_motorcycle()[0],
-        }
-        found = [(name, Image.fromarray(array)) for name, array in pixels.items()]
-    if settings.n is not None and settings.n > len(found):
+    own = {
+        "cat": data.cat,
+        "espresso": data.coffee,
+        "rocket": data.rocket,
+        "motorcycle": lambda: data.stereo_motorcycle()[0],
+    }
+    count = len(settings.images or own)
+    if settings.n is not None and settings.n > count:
         raise ValueError(
-            f"--n {settings.n}: there are {len(found)} photographs; give more with --images"
+            f"--n {settings.n}: there are {count} photographs; give more with --images"
         )
-    return found[: settings.n]
+    if settings.images:
+        files = map(Path, settings.images[: settings.n])
+        return [(file.name, load_picture(file)) for file in files]
+    return [(name, Image.fromarray(own[name]())) for name in list(own)[: settings.n]]
 
 
 def _untrained(name: str) -> Network:

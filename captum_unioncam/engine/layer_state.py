@@ -75,7 +75,9 @@ class LayerState:
         Raises:
             ValueError: if no input is floating point and of the maps' rank.
         """
-        call = self.call
+        call, first = self.call, self.together.states[0][self.position]
+        if first is not self:
+            return first.masks.reading(self.target)
         masked = check.maskable(call.inputs, self.activations)
         return MaskScorer(call, masked, call.baselines, self.target)
 

@@ -1,6 +1,7 @@
 """Scores of the target on inputs masked by maps."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,6 +89,14 @@ class MaskScorer:
             for x, baseline, is_masked in zip(call.inputs, baselines, masked, strict=True)
         ]
         self.sizes = [source[0].shape[2:] for source in self._sources if source is not None]
+
+    def reading(self, target: TargetScores) -> "MaskScorer":
+        """Return a scorer of another target that shares the stream and what is known of I_b."""
+        _ = self._baseline_output
+        other = copy(self)
+        other.target = target
+        other.__dict__.pop("baseline", None)
+        return other
 
     def span(self, maps: Tensor) -> Tensor:
         """Scale maps (N, K, *spatial) so that, resized to the inputs, they span [0, 1]."""

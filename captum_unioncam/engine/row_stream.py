@@ -37,9 +37,8 @@ class RowStream:
         # Convolutions on a CPU, and in half precision anywhere, run faster channels-last.
         half = example.dtype in (torch.float16, torch.bfloat16)
         self.channels_last = example.dim() == 4 and (on_cpu or half)
-        budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
         row = sum(x[0].numel() for x in call.inputs)
-        self.step = call.rows_per_forward or min(LONGEST_CHUNK, max(1, budget // row))
+        self.step = call.rows_per_forward or own_rows(row, example.device)
 
     def read(
         self, rows: Tensor, make: Make, targets: Sequence[TargetScores], bar: Progress
@@ -96,6 +95,12 @@ class RowStream:
             )
             for x in inputs
         )
+
+
+def own_rows(elements: int, device: torch.device) -> int:
+    """Return how many rows of so many elements a forward carries when the engine chooses."""
+    budget = CPU_CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return min(LONGEST_CHUNK, max(1, budget // elements))
 
 
 def in_chunks(rows: int, step: int, run: Callable[[slice], None], num_examples: int) -> int:

@@ -1,0 +1,102 @@
+"""The masked pass of Score-CAM, one optimisation after the other, to time what each is worth."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from captum.attr import LayerActivation
+from torch import Tensor
+
+from captum_unioncam.benchmark.speed_contestants import PEER_ROWS, Call, Contestant
+from captum_unioncam.benchmark.speed_settings import Batch, SpeedSubject
+from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
+from captum_unioncam.engine.row_stream import own_rows
+from captum_unioncam.engine.target_scores import widened
+
+
+class Step(NamedTuple):
+    """What a masked pass leaves out or does better than the formula written down.
+
+    Attributes:
+        about (str): the step in words.
+        distinct (bool): forward no flat mask, and equal ones once.
+        own_rows (bool): as many rows in a forward as the engine chooses.
+        channels_last (bool): lay the inputs out channels-last.
+        fused (bool): blend input and baseline in one operation.
+        reused (bool): blend into the same memory every time.
+    """
+
+    about: str
+    distinct: bool = True
+    own_rows: bool = True
+    channels_last: bool = True
+    fused: bool = True
+    reused: bool = True
+
+
+_PLAIN = Step("every channel", False, False, False, False, False)
+STEPS = (
+    _PLAIN,
+    _PLAIN._replace(about="+ distinct masks only", distinct=True),
+    Step("+ rows of the engine", channels_last=False, fused=False, reused=False),
+    Step("+ channels-last", fused=False, reused=False),
+    Step("+ blend in one operation", reused=False),
+    Step("+ into the same memory"),
+)
+
+
+def step_contestants(subject: SpeedSubject) -> list[Contestant]:
+    """Return a contestant for every step; each gives the scores of all channels, (N, C)."""
+    found = []
+    for number, step in enumerate(STEPS):
+        opened = partial(nullcontext[Call], partial(channel_scores, subject, step))
+        found.append(Contestant(f"step {number}: {step.about}", opened, has_footprint=False))
+    return found
+
+
+@torch.no_grad()
+def channel_scores(subject: SpeedSubject, step: Step, batch: Batch) -> Tensor:
+    """Return the probability of the target under each channel of the layer as a mask, (N, C)."""
+    A = LayerActivation(subject.network.model, subject.layer).attribute(batch.x)
+    maps, target = unit_range(widened(A)), torch.tensor(batch.target, device=subject.device)
+    count = maps.shape[:2].numel()
+    if step.distinct:
+        found = distinct(maps)
+        shown, examples = found.maps, found.rows
+    else:
+        shown = maps.reshape(count, 1, *maps.shape[2:])
+        examples = torch.arange(len(maps), device=maps.device).repeat_interleave(maps.shape[1])
+    layout = torch.channels_last if step.channels_last else torch.contiguous_format
+    x, black = (v.contiguous(memory_format=layout) for v in (batch.x, batch.black))
+    rows = own_rows(batch.x[0].numel(), batch.x.device) if step.own_rows else PEER_ROWS[0]
+    buffer = x[:1].repeat(rows, 1, 1, 1).contiguous(memory_format=layout)
+    probabilities = [
+        subject.network.model(masked).softmax(1).gather(1, target[which, None])[:, 0]
+        for which, masked in _masked(step, x, black, shown, examples, buffer)
+    ]
+    scores: Tensor = torch.cat(probabilities)
+    if not step.distinct:
+        return scores.view(maps.shape[:2])
+    nothing: Tensor = subject.network.model(black).softmax(1).gather(1, target[:, None])
+    table = nothing.repeat(1, maps.shape[1])
+    table[found.channels] = scores[found.inverse]
+    return table
+
+
+def _masked(
+    step: Step, x: Tensor, black: Tensor, maps: Tensor, examples: Tensor, buffer: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the examples of a chunk of maps and the inputs that these mask."""
+    for start in range(0, len(maps), len(buffer)):
+        which = examples[start : start + len(buffer)]
+        masks = resize(maps[start : start + len(buffer)], x.shape[2:])
+        masks = min_max(masks, *extrema(masks)).to(x.dtype)
+        shown, hidden = x[which], black[which]
+        if step.reused:
+            yield which, torch.lerp(hidden, shown, masks, out=buffer[: len(which)])
+        elif step.fused:
+            yield which, torch.lerp(hidden, shown, masks)
+        else:
+            yield which, shown * masks + hidden * (1 - masks)
