@@ -9,7 +9,7 @@ import torch
 from captum.attr import LayerActivation
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed_contestants import PEER_ROWS, Call, Contestant
+from captum_unioncam.benchmark.speed_contestants import PEER_ROWS, Contestant
 from captum_unioncam.benchmark.speed_settings import Batch, SpeedSubject
 from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
 from captum_unioncam.engine.row_stream import own_rows
@@ -49,11 +49,12 @@ STEPS = (
 
 def step_contestants(subject: SpeedSubject) -> list[Contestant]:
     """Return a contestant for every step; each gives the scores of all channels, (N, C)."""
-    found = []
-    for number, step in enumerate(STEPS):
-        opened = partial(nullcontext[Call], partial(channel_scores, subject, step))
-        found.append(Contestant(f"step {number}: {step.about}", opened, has_footprint=False))
-    return found
+    return [_contestant(subject, f"step {n}: {step.about}", step) for n, step in enumerate(STEPS)]
+
+
+def _contestant(subject: SpeedSubject, label: str, step: Step) -> Contestant:
+    call = partial(channel_scores, subject, step)
+    return Contestant(label, lambda: nullcontext(call), has_footprint=False)
 
 
 @torch.no_grad()
