@@ -23,6 +23,7 @@ from captum_unioncam.benchmark import (
     speed_command,
     speed_contestants,
     speed_report,
+    speed_scorers,
     speed_steps,
 )
 from captum_unioncam.benchmark.speed import Measurement, Timing
@@ -283,6 +284,30 @@ def test_peers_explain_the_last_call_of_a_layer(peer, module):
     np.testing.assert_allclose(*maps, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bfloat16", "compiled"])
+def test_other_scorers_forward_the_same_rows(monkeypatch, name):
+    compiled = []
+
+    def compile_eagerly(model, dynamic):
+        compiled.append(model)
+        return lambda x: model(x)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    settings = settings_of(n=1, methods=("unioncam",), scorers=(name,))
+    subject = load_subject(settings, "float32")
+    batch = batches_of(subject, 1)[0]
+    own = speed_contestants.contestants_of(settings, subject)[0]
+    (other,) = speed_scorers.scorer_contestants(settings.scorers, subject, own.label)
+    assert other.label == f"UnionCAM scorer={name}"
+    timings = [speed._timed(c, subject, batch, 0) for c in (own, other, other)]
+    assert [timing.rows for timing, _ in timings] == [timings[0][0].rows] * 3
+    maps = [cam for _, cam in timings]
+    torch.testing.assert_close(maps[1], maps[0], rtol=0.05, atol=0.05)
+    assert torch.equal(maps[1], maps[2])
+    assert len(compiled) == (name == "compiled")
+    assert next(subject.network.model.parameters()).dtype == torch.float32
+
+
 def test_missing_peers_are_left_out_and_named(no_peers, no_memory, tmp_path):
     settings = settings_of(n=1, repeats=1)
     found = quick(settings)
@@ -517,6 +542,8 @@ def test_random_weights_are_the_same_each_time():
         ({"methods": ("unioncam.region",)}, "give 'unioncam'"),
         ({"dtypes": ("float16",)}, "--dtype must be one of .*'bfloat16'"),
         ({"dtypes": ("tf32",)}, "tf32 is arithmetic of CUDA devices"),
+        ({"scorers": ("fast",)}, "--scorers must be one of"),
+        ({"scorers": ("compiled", "compiled")}, "--scorers names one twice"),
         ({"random_weights": True, "weights": "x.pth"}, "contradict"),
     ],
 )

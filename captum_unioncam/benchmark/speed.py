@@ -17,6 +17,7 @@ from captum_unioncam.benchmark.speed_contestants import (
     plain_times,
 )
 from captum_unioncam.benchmark.speed_footprint import Footprint, footprint_alone
+from captum_unioncam.benchmark.speed_scorers import scorer_contestants
 from captum_unioncam.benchmark.speed_settings import (
     Batch,
     SpeedSettings,
@@ -154,6 +155,7 @@ def _begun(
         plain=plain,
     )
     own = contestants_of(settings, subject)
+    own += scorer_contestants(settings.scorers, subject, own[0].label)
     if settings.steps:
         own += step_contestants(subject)
     return replace(begun, contestants=(*own, limit(subject, begun.best_plain)))
@@ -198,7 +200,8 @@ def _timed(
 ) -> tuple[Timing, Any]:
     gc.collect()
     with contestant.opened() as call:
-        with measured_cost([subject.network.model], subject.device) as cost:
+        watched = [subject.network.model, *subject.copies]
+        with measured_cost(watched, subject.device) as cost:
             result = call(batch)
         images = "+".join(batch.names)
         return Timing(images, repeat, contestant.label, cost.seconds, cost.forwards or 0), result

@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time Score-CAM's masked pass, one optimisation after the other",
     )
     parser.add_argument(
+        "--scorers",
+        default="",
+        help="also time UnionCAM with the masked inputs run by copies of the network: compiled "
+        "(and frozen), bfloat16, compiled-bfloat16, separated by commas",
+    )
+    parser.add_argument(
         "--batches",
         help="photographs in a call, one number or several separated by commas (default: 1, on "
         "CUDA 1,8)",
@@ -104,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtypes=tuple(parts(arguments.dtype)),
         device=device,
         steps=arguments.steps,
+        scorers=tuple(parts(arguments.scorers)),
     )
     out, about = arguments.out, machine()
     out.mkdir(parents=True, exist_ok=True)

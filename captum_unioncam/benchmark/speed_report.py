@@ -209,7 +209,9 @@ def _pairs(measurement: Measurement) -> list[tuple[str, str]]:
     pairs = [(peer, ours) for peer in peers]
     to_ours = ratios(measurement.timings, ours)
     fastest = sorted(peers, key=lambda label: to_ours[label])[:1]
-    pairs += [(peer, c.label) for peer in fastest for c in contestants if c.exact]
+    pairs += [
+        (peer, c.label) for peer in fastest for c in contestants if c.exact and c.has_footprint
+    ]
     pairs += [(c.label, c.beside) for c in contestants if c.beside]
     return [*pairs, (ours, LIMIT)]
 

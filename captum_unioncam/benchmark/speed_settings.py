@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from captum_unioncam.pictures import load_picture
 from captum_unioncam.specs import parse_spec
 
 DTYPES = ("float32", "tf32", "bfloat16")
+SCORERS = ("compiled", "bfloat16", "compiled-bfloat16")
 REFERENCE = "unioncam"
 # Of the weights that --random-weights draws.
 SEED = 0
@@ -45,6 +46,8 @@ class SpeedSettings:
         dtypes (tuple[str, ...]): "float32", "tf32" or "bfloat16".
         device (str): where the network is.
         steps (bool): also time Score-CAM's masked pass, one optimisation after the other.
+        scorers (tuple[str, ...]): also time UnionCAM with these as scorer: "compiled", "bfloat16",
+            "compiled-bfloat16".
 
     Raises:
         ValueError: if a value is out of range, unknown or given twice.
@@ -63,6 +66,7 @@ class SpeedSettings:
     dtypes: tuple[str, ...]
     device: str
     steps: bool = False
+    scorers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         optional = {"--n": self.n, "--size": self.size}
@@ -75,6 +79,8 @@ class SpeedSettings:
                 raise ValueError(
                     f"--dtype tf32 is arithmetic of CUDA devices, not of {self.device}"
                 )
+        for scorer in self.scorers:
+            check_choice("--scorers", scorer, SCORERS)
         for method in self.methods:
             if parse_spec(method).part:
                 raise ValueError(f"{method!r} is timed with all of UnionCAM; give 'unioncam'")
@@ -82,6 +88,7 @@ class SpeedSettings:
             ("--methods", self.methods),
             ("--batches", self.batches),
             ("--dtype", self.dtypes),
+            ("--scorers", self.scorers or SCORERS),
         ):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} names {'one twice' if values else 'nothing'}")
@@ -103,6 +110,7 @@ class SpeedSettings:
             "--methods": ",".join(self.methods),
             "--batches": ",".join(map(str, self.batches)),
             "--dtype": ",".join(self.dtypes),
+            "--scorers": ",".join(self.scorers) or None,
             "--device": self.device,
             "--out": out,
         }
@@ -148,6 +156,7 @@ class SpeedSubject:
         layer (nn.Module): the layer.
         photographs (list[Photograph]): the photographs.
         device (torch.device): where all of it is.
+        copies (list[nn.Module]): further modules whose rows are counted.
     """
 
     network: Network
@@ -155,6 +164,7 @@ class SpeedSubject:
     layer: nn.Module
     photographs: list[Photograph]
     device: torch.device
+    copies: list[nn.Module] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""UnionCAM with other callables as scorer: the network in half precision, compiled, or both."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import config
+
+from captum_unioncam.benchmark.speed_contestants import Call, Contestant
+from captum_unioncam.benchmark.speed_settings import Batch, SpeedSubject
+from captum_unioncam.engine.row_stream import own_rows
+from captum_unioncam.unioncam import LayerUnionCAM
+
+
+def scorer_contestants(names: Sequence[str], subject: SpeedSubject, exact: str) -> list[Contestant]:
+    """Return UnionCAM with each scorer; `exact` is the label of UnionCAM without one."""
+    return [
+        Contestant(
+            f"{exact} scorer={name}", _opener(name, subject), exact=exact, has_footprint=False
+        )
+        for name in names
+    ]
+
+
+def _opener(name: str, subject: SpeedSubject) -> Callable[[], AbstractContextManager[Call]]:
+    union_cam = LayerUnionCAM(subject.network.model, subject.layer)
+    # Compiled on the first opening, which is not timed, and kept for the later ones.
+    scorer = cache(lambda: make_scorer(name, subject))
+
+    @contextmanager
+    def opened() -> Iterator[Call]:
+        scoring = scorer()
+
+        def call(batch: Batch) -> Tensor:
+            maps: Tensor = union_cam.attribute(
+                batch.x, batch.target, baselines=batch.black, scorer=scoring
+            )
+            return maps
+
+        yield call
+
+    return opened
+
+
+def make_scorer(name: str, subject: SpeedSubject) -> nn.Module:
+    """Return what runs masked inputs: "compiled", "bfloat16" or "compiled-bfloat16"."""
+    model = deepcopy(subject.network.model)
+    if "bfloat16" in name:
+        model.to(torch.bfloat16)
+    scorer = InFullChunks(model, subject) if "compiled" in name else model
+    subject.copies.append(scorer)
+    return scorer
+
+
+class InFullChunks(nn.Module):
+    """A network compiled for full chunks; the few rows beside them run as they are."""
+
+    def __init__(self, model: nn.Module, subject: SpeedSubject) -> None:
+        super().__init__()
+        self.model = model
+        x = subject.photographs[0].x
+        self.rows = own_rows(x[0].numel(), subject.device)
+        dtype = next(model.parameters()).dtype
+        on_cpu = subject.device.type == "cpu"
+        layout = torch.channels_last if on_cpu or dtype == torch.bfloat16 else None
+        example = x.repeat(self.rows, 1, 1, 1).to(dtype)
+        # Freezing changes the weights of what it compiles.
+        self.compiled = torch.compile(deepcopy(model), dynamic=False)
+        with config.patch(freezing=True), torch.no_grad():
+            self.compiled(example.contiguous(memory_format=layout or torch.contiguous_format))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output."""
+        output: Tensor = (self.compiled if len(x) == self.rows else self.model)(x)
+        return output
