@@ -240,8 +240,9 @@ class LayerUnionCAM(ClassActivationMap):
                 per input: a number, or a tensor that broadcasts to the input. 0 is the mean
                 colour for inputs normalised by mean and standard deviation; for the paper's
                 black image pass ``black_baseline(mean, std, inputs)``. Default: 0
-            theta (float, optional): percentile in [0, 100] below which AMD drops gradients.
-                Default: 10.0
+            theta (float, optional): percentile in [0, 100] below which AMD drops gradients;
+                without effect where the layer is averaged globally, since each channel's
+                gradients are then equal. Default: 10.0
             denoise_on (str, optional): percentile over "all" positions of a channel, or over
                 its "positive" gradients, where it removes something at any theta. Default: "all"
             alpha (str, optional): AMD divides a channel by the "sum" of its positive denoised

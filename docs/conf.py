@@ -5,13 +5,19 @@ from pathlib import Path
 
 import captum_unioncam
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+# Sphinx only reads what lies below this folder, and links of the notebooks then begin here.
+(HERE / "tutorials").mkdir(exist_ok=True)
+for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
+    text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+    (HERE / "tutorials" / notebook.name).write_text(text, encoding="utf-8")
 
 project = "captum-unioncam"
 author = "captum-unioncam developers"
 version = release = captum_unioncam.__version__
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -28,6 +34,8 @@ default_role = "py:obj"
 toc_object_entries = False
 python_maximum_signature_line_length = 100
 
+# The notebooks lie in the repository as they ran.
+nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 

@@ -108,10 +108,23 @@ def test_paired_differences():
     assert Estimate(-1.0, -2.0, -0.1).excludes_zero
 
 
-def test_without_unioncam_nothing_is_compared():
-    other = replace(SETTINGS, methods={"Grad-CAM": "gradcam", "UnionCAM": "unioncam:theta=30"})
+@pytest.mark.parametrize(
+    ("first", "second", "reference"),
+    [
+        ("gradcam", "scorecam", ""),
+        ("gradcam", "unioncam.region", ""),
+        ("gradcam", "unioncam:theta=30", "UnionCAM"),
+        ("unioncam:theta=30", "unioncam", "UnionCAM"),
+        ("unioncam:theta=30", "unioncam:theta=50", "Grad-CAM"),
+    ],
+)
+def test_compared_is_with_unioncam_in_whole(first, second, reference):
+    other = replace(SETTINGS, methods={"Grad-CAM": first, "UnionCAM": second})
     table = table_of(two_methods((1.0, 2.0)), other)
-    assert (table.reference, table.differences) == ("", {})
+    assert table.reference == reference
+    assert set(table.differences) == (
+        {"Grad-CAM", "UnionCAM"} - {reference} if reference else set()
+    )
 
 
 def test_the_order_of_rows_does_not_matter():

@@ -13,6 +13,7 @@ from captum.attr import GradientAttribution, LayerAttribution, LayerGradCam
 from torch import nn
 
 from captum_unioncam import LayerUnionCAM
+from captum_unioncam.benchmark.speed_footprint import held_bytes
 from tests.methods import everywhere
 from tests.networks import NETWORKS, TARGETS, TwoInputs, images, of_rank, seeded
 
@@ -58,6 +59,21 @@ def test_targets_of_a_segmentation_output(cls):
     attr = method.attribute(x, [(2, 3, 4), (0, 1, 1)])
     torch.testing.assert_close(attr[:1], method.attribute(x[:1], (2, 3, 4)))
     torch.testing.assert_close(attr[1:], method.attribute(x[1:], (0, 1, 1)))
+
+
+@everywhere
+def test_nothing_is_kept_after_the_call(cls):
+    cls.accepts()
+    net, layer, x = of_rank(2)
+    method = cls(net, layer)
+    method.attribute(x, 1)
+    before = held_bytes(x.device)
+    attr = method.attribute(x, 1)
+    assert held_bytes(x.device) == before + attr.untyped_storage().nbytes()
+    del attr
+    with pytest.raises(ValueError, match="target"):
+        method.attribute(x, 1000)
+    assert held_bytes(x.device) == before
 
 
 @everywhere

@@ -117,6 +117,27 @@ def test_a_compiled_scorer():
     torch.testing.assert_close(attr, LayerUnionCAM(net, layer).attribute(x, 1))
 
 
+class Viewed(nn.Module):
+    def forward(self, x):
+        return x.view(x.shape[0], -1)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize("freeze", [True, False])
+def test_scorers_that_flatten_with_view(freeze):
+    net, layer, x = NETWORKS["vgg_like"]()
+    expected = LayerUnionCAM(net, layer).attribute(x, 1)
+    viewing = copy.deepcopy(net)
+    flatten = next(name for name, m in viewing.named_children() if isinstance(m, nn.Flatten))
+    setattr(viewing, flatten, Viewed())
+    if freeze:
+        scorer = torch.jit.freeze(torch.jit.trace(viewing, x[:1]))
+    else:
+        scorer = torch.compile(viewing, backend="eager", dynamic=True)
+    attr = LayerUnionCAM(net, layer).attribute(x, 1, scorer=scorer)
+    torch.testing.assert_close(attr, expected)
+
+
 def test_targets_measured_together_share_the_table():
     net, layer, x = NETWORKS["vgg_like"]()
     rows, together = [], Together()

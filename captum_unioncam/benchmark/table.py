@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from captum_unioncam.benchmark.presets import REFERENCE
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
+from captum_unioncam.specs import parse_spec
 
 RESAMPLES = 10_000
 SEED = 0
@@ -47,7 +48,8 @@ class Table(NamedTuple):
         costs (dict): per method, mean forwards and seconds; None where unknown.
         over_classes (dict): per method and metric of one value per row, the mean of every class's
             mean, as the pointing game is published.
-        reference (str): label of UnionCAM as it is; empty if it was not measured.
+        reference (str): label of UnionCAM as it is, or else of the first with options; empty if
+            none was measured.
         images (int): pictures measured.
         pairs (int): pairs of picture and class measured.
         errors (list): pictures that could not be measured, and why.
@@ -119,7 +121,9 @@ def table_of(rows: Sequence[Row], settings: Settings) -> Table:
     by_method = {m: [row for row in measured if row["method"] == m] for m in settings.methods}
     one = next(iter(by_method.values()))
     numbers = {image: i for i, image in enumerate(dict.fromkeys(row["image"] for row in one))}
-    reference = next((label for label, s in settings.methods.items() if s == REFERENCE), "")
+    whole = [m for m, spec in settings.methods.items() if parse_spec(spec)[:2] == (REFERENCE, "")]
+    # UnionCAM as it is, or else the first that has options.
+    reference = next((m for m in whole if settings.methods[m] == REFERENCE), (whole or [""])[0])
     labelled = {row["image"]: row["predicted"] in row["labels"] for row in one if row["labels"]}
     means: dict[str, dict[str, Estimate]] = {}
     differences: dict[str, dict[str, Estimate]] = {}

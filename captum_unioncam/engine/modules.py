@@ -13,7 +13,9 @@ from captum_unioncam.engine.arguments import closest
 
 def in_training(model: nn.Module) -> list[nn.Module]:
     """Return the modules in training mode; DataParallel around a model in evaluation is none."""
-    return [m for m in model.modules() if m.training and not isinstance(m, nn.DataParallel)]
+    modules = (m for m in model.modules() if not isinstance(m, nn.DataParallel))
+    # A frozen TorchScript module has no mode.
+    return [m for m in modules if getattr(m, "training", False)]
 
 
 @contextmanager

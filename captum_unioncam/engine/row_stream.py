@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CPU_CHUNK_ELEMENTS = 4 * 3 * 224 * 224
 ACCELERATOR_CHUNK_ELEMENTS = 64 * 3 * 224 * 224
 LONGEST_CHUNK = 512
+# What eager and compiled networks say where `view` meets a layout that it cannot take.
+VIEW_ERRORS = ("view size is not compatible", "Cannot view a tensor")
 
 # Makes the network's inputs for a part of the rows.
 Make = Callable[[slice], tuple[Tensor, ...]]
@@ -80,7 +82,7 @@ class RowStream:
             output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
         except RuntimeError as error:
             # A network that flattens with `view` needs rows laid out one after the other.
-            if not (self.channels_last and "view size is not compatible" in str(error)):
+            if not (self.channels_last and any(text in str(error) for text in VIEW_ERRORS)):
                 raise
             self.channels_last = False
             output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)

@@ -52,7 +52,8 @@ def deletion(
     colour, as in the authors' evaluation.
 
     Deviations: pixels of equal value go in scan order, where theirs go as an unstable sort has
-    them, so that maps without many values, such as those resized to the nearest, differ. `step`
+    them, so that maps without many values, such as those resized to the nearest, differ. A map of
+    equal values is measured as that order; the control for curves is a random map. `step`
     defaults to their share of the pixels rather than to their number.
 
     Cost: T + 2 forwards per example.

@@ -68,7 +68,9 @@ def parameter_randomisation(
     Maps of several channels are summed over them. Two maps are compared at their own resolution
     by Spearman's rank correlation (equal values share their mean rank), by Pearson's
     correlation, or by SSIM of the min-max scaled maps (windows of 7 x 7; maps of that size at
-    least). None of them depends on a map's scale. A constant map is similar to nothing: 0.
+    least). None of them depends on a map's scale. A constant map is similar to nothing: 0. Look
+    at the maps where the similarity falls to 0 at once: random weights beside a batch norm that
+    keeps its statistics, because `modules` leaves it out, can blank a map for good.
     Maps that sum up a layer's activations are made of what lies before that layer, so expect
     them to stay similar until the cascade has passed it.
 
