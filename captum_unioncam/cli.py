@@ -200,8 +200,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.save_maps is not None:
         arguments.save_maps.mkdir(parents=True, exist_ok=True)
     network = networks.load_network(arguments.model, arguments.weights)
-    has_cuda = torch.cuda.is_available()
-    device = arguments.device or ("cuda" if has_cuda else "cpu")
+    device = networks.find_device(arguments.device)
     network.model.to(device)
     subject, heading, failed = None, "", 0
     explained: list[figure.Explanation] = []

@@ -4,8 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-import torch
-
 DEFAULT_METHODS = "gradcam,gradcam++,scorecam,unioncam"
 DEFAULT_METRICS = "average_drop,insertion,deletion"
 
@@ -44,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     for method in methods:
         parse_spec(method)
     network = networks.load_network(arguments.model, arguments.weights)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = networks.find_device(arguments.device)
     network.model.to(device)
     x, black, shown = network.prepare(pictures.load_picture(arguments.image))
     x, black = x.to(device), black.to(device)

@@ -224,6 +224,21 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         ) from error
 
 
+def find_device(name: str | None) -> torch.device:
+    """Return the device of that name; without one, CUDA's first where there is one, or the CPU.
+
+    Raises:
+        NetworkError: if torch does not know the device or it is not there.
+    """
+    known = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name or known).device
+    # Builds without CUDA fail an assertion.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise NetworkError(f"no device {name!r} ({reason}); here is {known!r}") from error
+
+
 def find_layer(model: nn.Module, name: str, x: Tensor) -> SuggestedLayer:
     """Return the layer called `name`, or the suggested one for "auto".
 

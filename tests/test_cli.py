@@ -123,6 +123,8 @@ def test_pictures_are_upright_and_rgb(tmp_path):
         (["--model", "no_such_module:f"], "--model no_such_module:f: No module named"),
         (["--model", "tests.test_cli:nothing"], "has no attribute 'nothing'"),
         (["--model", "tests.test_cli:not_a_network"], "must return a torch.nn.Module"),
+        (["--device", "tpu"], "no device 'tpu' (Expected one of cpu, cuda"),
+        (["--device", "cuda:77"], "no device 'cuda:77' ("),
         (["--weights", "none.pth"], "no file of weights at none.pth"),
         (["--model", "demo", "--weights", "x.pth"], "brings its own weights"),
         (["--model", "resnet18", "--weights", "x.pth"], "give a file, or one of IMAGENET1K_V1"),
@@ -135,6 +137,15 @@ def test_wrong_arguments(picture, capsys, changes, message):
     assert err.startswith("unioncam: ")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["compare {}", "benchmark {} --out rows", "benchmark speed"])
+def test_devices_that_are_not_there(picture, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    words = command.format(picture.parent if "rows" in command else picture).split()
+    status, _, err = run(capsys, *words, *OWN[:2], "--device", "tpu")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("unioncam: no device 'tpu'")
 
 
 def test_weights_of_a_file(picture, tmp_path, capsys):

@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from captum_unioncam.benchmark.command import parts
+from captum_unioncam.networks import find_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     from captum_unioncam.benchmark.speed_report import as_text, machine, write_report
     from captum_unioncam.benchmark.speed_settings import SpeedSettings
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(find_device(arguments.device))
     batches = arguments.batches or ("1,8" if device.startswith("cuda") else "1")
     settings = SpeedSettings(
         model=arguments.model,

@@ -13,7 +13,7 @@ from captum_unioncam.benchmark.data import LABELS_FILE, DataSet, find_data, matc
 from captum_unioncam.benchmark.loading import paper_preprocess
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
-from captum_unioncam.networks import Network, find_layer, load_network
+from captum_unioncam.networks import Network, find_device, find_layer, load_network
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def _check_labels(data: DataSet, arguments: argparse.Namespace, metrics: list[st
 
 
 def _device(asked: str | None) -> torch.device:
-    name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     # torchrun numbers the processes of a machine, one for each of its devices.
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    has_cuda = torch.cuda.is_available()
+    return find_device(own if asked == "cuda" or (asked is None and has_cuda) else asked)
