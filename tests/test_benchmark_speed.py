@@ -425,15 +425,16 @@ def test_what_a_call_takes_and_keeps():
     kept = []
 
     def call(batch):
-        kept.append(torch.ones(16 * MEBIBYTE // 4))
+        # The allocator always maps blocks above 32 MiB anew.
+        kept.append(torch.ones(48 * MEBIBYTE // 4))
         # Views and the result itself are not counted again.
         kept.append(kept[0][:10])
         return torch.ones(64 * MEBIBYTE // 4)
 
     found = footprint(call, None, torch.device("cpu"))
-    assert found.kept_bytes == 16 * MEBIBYTE
+    assert found.kept_bytes == 48 * MEBIBYTE
     if Path("/proc/self/clear_refs").exists():
-        assert 79 * MEBIBYTE < found.peak_bytes < 100 * MEBIBYTE
+        assert 111 * MEBIBYTE < found.peak_bytes < 140 * MEBIBYTE
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
