@@ -29,12 +29,8 @@ from captum_unioncam.benchmark import (
 from captum_unioncam.benchmark.speed import Measurement, Timing
 from captum_unioncam.benchmark.speed_contestants import LIMIT, Contestant, Plain
 from captum_unioncam.benchmark.speed_footprint import Footprint, footprint, footprint_alone
-from captum_unioncam.benchmark.speed_settings import (
-    SpeedSettings,
-    arithmetic,
-    batches_of,
-    load_subject,
-)
+from captum_unioncam.benchmark.speed_settings import SpeedSettings
+from captum_unioncam.benchmark.speed_subject import arithmetic, batches_of, load_subject
 
 CHANNELS, LIVE, MASKS = 5, 4, 3
 MEBIBYTE = 2**20
@@ -260,6 +256,15 @@ def test_no_step_changes_what_channels_score(size):
         rows.append(timing.rows)
     # The image, every channel; then the image, the baseline, and distinct masks only.
     assert rows == [size * (1 + CHANNELS)] + [size * (2 + MASKS)] * (len(rows) - 1)
+
+
+def test_peers_can_be_left_out(no_memory):
+    settings = settings_of(n=1, repeats=1, peers=False)
+    (found,) = quick(settings)
+    assert not any(c.peer for c in found.contestants)
+    assert "--no-peers" in settings.command(Path("out"))
+    text = speed_report.as_markdown([found], settings, Path("out"), [])
+    assert "left out" not in text
 
 
 def test_steps_are_timed_on_request(no_peers, no_memory):

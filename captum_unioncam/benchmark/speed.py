@@ -18,15 +18,15 @@ from captum_unioncam.benchmark.speed_contestants import (
 )
 from captum_unioncam.benchmark.speed_footprint import Footprint, footprint_alone
 from captum_unioncam.benchmark.speed_scorers import scorer_contestants
-from captum_unioncam.benchmark.speed_settings import (
+from captum_unioncam.benchmark.speed_settings import SpeedSettings
+from captum_unioncam.benchmark.speed_steps import step_contestants
+from captum_unioncam.benchmark.speed_subject import (
     Batch,
-    SpeedSettings,
     SpeedSubject,
     arithmetic,
     batches_of,
     load_subject,
 )
-from captum_unioncam.benchmark.speed_steps import step_contestants
 from captum_unioncam.engine.cost import measured_cost
 
 

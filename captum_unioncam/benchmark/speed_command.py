@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time Score-CAM's masked pass, one optimisation after the other",
     )
     parser.add_argument(
+        "--no-peers", action="store_true", help="leave other libraries out, which take longest"
+    )
+    parser.add_argument(
         "--scorers",
         default="",
         help="also time UnionCAM with the masked inputs run by copies of the network: compiled "
@@ -109,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtypes=tuple(parts(arguments.dtype)),
         device=device,
         steps=arguments.steps,
+        peers=not arguments.no_peers,
         scorers=tuple(parts(arguments.scorers)),
     )
     out, about = arguments.out, machine()

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from captum_unioncam.benchmark.speed_settings import Batch, SpeedSettings, SpeedSubject
+from captum_unioncam.benchmark.speed_settings import SpeedSettings
+from captum_unioncam.benchmark.speed_subject import Batch, SpeedSubject
 from captum_unioncam.compare import compare
 from captum_unioncam.engine.cost import measured_cost
 from captum_unioncam.entries import Entry, entries_of
@@ -69,7 +70,7 @@ def contestants_of(settings: SpeedSettings, subject: SpeedSubject) -> list[Conte
     peers = [
         Contestant(f"{name} ScoreCAM, {rows} rows", make(subject, rows), peer=name)
         for name, (module, make) in PEERS.items()
-        if find_spec(module) is not None
+        if settings.peers and find_spec(module) is not None
         for rows in PEER_ROWS
     ]
     scores = labels[settings.methods.index("scorecam")] if "scorecam" in settings.methods else ""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.benchmark.speed_contestants import Call, contestants_of
-from captum_unioncam.benchmark.speed_settings import (
+from captum_unioncam.benchmark.speed_settings import SpeedSettings
+from captum_unioncam.benchmark.speed_subject import (
     Batch,
-    SpeedSettings,
     SpeedSubject,
     arithmetic,
     batches_of,

@@ -113,7 +113,7 @@ def as_markdown(
     """Return the report as Markdown."""
     lines = ["# Speed", "", _in_words(settings), *(f"- {line}" for line in about)]
     missing = missing_peers()
-    if missing:
+    if missing and settings.peers:
         lines.append(
             f"- Not installed, so left out: {', '.join(missing)} "
             '(`pip install "captum-unioncam[peers]"`).'

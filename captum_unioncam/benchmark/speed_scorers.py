@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._inductor import config
 
 from captum_unioncam.benchmark.speed_contestants import Call, Contestant
-from captum_unioncam.benchmark.speed_settings import Batch, SpeedSubject
+from captum_unioncam.benchmark.speed_subject import Batch, SpeedSubject
 from captum_unioncam.engine.row_stream import own_rows
 from captum_unioncam.unioncam import LayerUnionCAM
 
