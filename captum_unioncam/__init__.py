@@ -1,7 +1,7 @@
 """UnionCAM and its family of class activation maps as Captum layer attributions."""
 
-from captum_unioncam.compare import compare
-from captum_unioncam.comparison import Comparison
+from captum_unioncam.comparison.compare import compare
+from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.helpers import as_explanation_func, black_baseline
 from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus

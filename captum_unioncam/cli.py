@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from captum_unioncam import __version__, compare_command
+from captum_unioncam import __version__
 from captum_unioncam.benchmark import command as benchmark_command
-from captum_unioncam.benchmark import speed_command
+from captum_unioncam.benchmark.speed import command as speed_command
+from captum_unioncam.comparison import command as compare_command
 from captum_unioncam.engine.arguments import check_choice, check_percent
 
 MOST_ROWS = 20

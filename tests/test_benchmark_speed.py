@@ -18,19 +18,12 @@ from torch import nn
 from torchvision.transforms import v2
 
 from captum_unioncam import LayerScoreCAM
-from captum_unioncam.benchmark import (
-    speed,
-    speed_command,
-    speed_contestants,
-    speed_report,
-    speed_scorers,
-    speed_steps,
-)
-from captum_unioncam.benchmark.speed import Measurement, Timing
-from captum_unioncam.benchmark.speed_contestants import LIMIT, Contestant, Plain
-from captum_unioncam.benchmark.speed_footprint import Footprint, footprint, footprint_alone
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
-from captum_unioncam.benchmark.speed_subject import arithmetic, batches_of, load_subject
+from captum_unioncam.benchmark.speed import command, contestants, measure, report, scorers, steps
+from captum_unioncam.benchmark.speed.contestants import LIMIT, Contestant, Plain
+from captum_unioncam.benchmark.speed.footprint import Footprint, footprint, footprint_alone
+from captum_unioncam.benchmark.speed.measure import Measurement, Timing
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from captum_unioncam.benchmark.speed.subject import arithmetic, batches_of, load_subject
 
 CHANNELS, LIVE, MASKS = 5, 4, 3
 MEBIBYTE = 2**20
@@ -106,11 +99,11 @@ def no_peers(monkeypatch):
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    monkeypatch.setattr(speed, "footprint_alone", lambda *_: Footprint(MEBIBYTE, 0))
+    monkeypatch.setattr(measure, "footprint_alone", lambda *_: Footprint(MEBIBYTE, 0))
 
 
 def quick(settings, said=None):
-    return speed.measured(settings, said.append if said is not None else str, len)
+    return measure.measured(settings, said.append if said is not None else str, len)
 
 
 def test_masks_are_counted_and_photographs_begin_again():
@@ -176,8 +169,8 @@ def test_a_budget_that_covers_all_masks_correlates_fully(no_peers, no_memory):
 def test_only_the_same_method_is_exact():
     methods = ("unioncam", "unioncam:theta=30:max_masks=2", "scorecam:max_masks=2", "scorecam")
     settings = settings_of(methods=methods)
-    contestants = speed_contestants.contestants_of(settings, subject_of(methods=methods))
-    assert [c.exact for c in contestants[:4]] == ["", "", "Score-CAM", ""]
+    entered = contestants.contestants_of(settings, subject_of(methods=methods))
+    assert [c.exact for c in entered[:4]] == ["", "", "Score-CAM", ""]
 
 
 def test_unioncam_is_always_timed_first():
@@ -190,16 +183,16 @@ def test_correlations_are_pearsons():
     others = torch.rand(3, 1, 4, 5)
     pairs = zip(maps.flatten(1).numpy(), others.flatten(1).numpy(), strict=True)
     expected = [np.corrcoef(x, y)[0, 1] for x, y in pairs]
-    assert speed.correlations(maps, others) == pytest.approx(expected, rel=1e-5)
+    assert measure.correlations(maps, others) == pytest.approx(expected, rel=1e-5)
 
 
 def test_plain_forwards_leave_out_layouts_that_the_network_refuses():
-    ways = speed_contestants.plain_times(subject_of())
+    ways = contestants.plain_times(subject_of())
     assert set(ways) == {Plain(n, last) for n in (1, 2, 4, 8, 16, 32) for last in (False, True)}
     assert all(seconds > 0 for seconds in ways.values())
     # One position makes both layouts one; the other network has sixteen.
     viewing = subject_of(model="tests.test_benchmark_speed:viewing_network")
-    assert not any(way.channels_last for way in speed_contestants.plain_times(viewing))
+    assert not any(way.channels_last for way in contestants.plain_times(viewing))
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(7, [4, 3]), (8, [4, 4]), (3, [3])])
@@ -211,7 +204,7 @@ def test_plain_forwards_are_as_many_as_masks(rows, sizes):
         )
     )
     x = subject.photographs[0].x
-    speed_contestants.forward_plainly(subject, x, rows, Plain(4, True))
+    contestants.forward_plainly(subject, x, rows, Plain(4, True))
     assert seen == [(size, True) for size in sizes]
 
 
@@ -225,10 +218,10 @@ def test_peers_explain_and_leave_no_hooks(no_memory, peer, module, further):
     settings = settings_of(n=1, repeats=1)
     subject = load_subject(settings, "float32")
     batch = batches_of(subject, 1)[0]
-    theirs = [c for c in speed_contestants.contestants_of(settings, subject) if c.peer == peer]
+    theirs = [c for c in contestants.contestants_of(settings, subject) if c.peer == peer]
     assert [c.label for c in theirs] == [f"{peer} ScoreCAM, {n} rows" for n in (16, 32)]
     for contestant in theirs:
-        timing, result = speed._timed(contestant, subject, batch, 0)
+        timing, result = measure._timed(contestant, subject, batch, 0)
         assert timing.rows == CHANNELS + further
         assert np.asarray(result[0]).size in (16, 16 * 16)
     assert not any(
@@ -246,8 +239,8 @@ def test_no_step_changes_what_channels_score(size):
     )
     A = LayerActivation(subject.network.model, layer).attribute(batch.x).detach()
     rows = []
-    for contestant in speed_steps.step_contestants(subject):
-        timing, scores = speed._timed(contestant, subject, batch, 0)
+    for contestant in steps.step_contestants(subject):
+        timing, scores = measure._timed(contestant, subject, batch, 0)
         baseline = subject.network.model(batch.black).softmax(1)
         torch.testing.assert_close(scores[:, -1], baseline[range(size), batch.target])
         live = A.flatten(2).std(2) > 0
@@ -263,7 +256,7 @@ def test_peers_can_be_left_out(no_memory):
     (found,) = quick(settings)
     assert not any(c.peer for c in found.contestants)
     assert "--no-peers" in settings.command(Path("out"))
-    text = speed_report.as_markdown([found], settings, Path("out"), [])
+    text = report.as_markdown([found], settings, Path("out"), [])
     assert "left out" not in text
 
 
@@ -284,8 +277,8 @@ def test_peers_explain_the_last_call_of_a_layer(peer, module):
     maps = []
     for subject in (once, twice):
         settings, batch = settings_of(n=1), batches_of(subject, 1)[0]
-        theirs = [c for c in speed_contestants.contestants_of(settings, subject) if c.peer == peer]
-        maps.append(speed._timed(theirs[0], subject, batch, 0)[1][0])
+        theirs = [c for c in contestants.contestants_of(settings, subject) if c.peer == peer]
+        maps.append(measure._timed(theirs[0], subject, batch, 0)[1][0])
     np.testing.assert_allclose(*maps, rtol=1e-5)
 
 
@@ -301,10 +294,10 @@ def test_other_scorers_forward_the_same_rows(monkeypatch, name):
     settings = settings_of(n=1, methods=("unioncam",), scorers=(name,))
     subject = load_subject(settings, "float32")
     batch = batches_of(subject, 1)[0]
-    own = speed_contestants.contestants_of(settings, subject)[0]
-    (other,) = speed_scorers.scorer_contestants(settings.scorers, subject, own.label)
+    own = contestants.contestants_of(settings, subject)[0]
+    (other,) = scorers.scorer_contestants(settings.scorers, subject, own.label)
     assert other.label == f"UnionCAM scorer={name}"
-    timings = [speed._timed(c, subject, batch, 0) for c in (own, other, other)]
+    timings = [measure._timed(c, subject, batch, 0) for c in (own, other, other)]
     assert [timing.rows for timing, _ in timings] == [timings[0][0].rows] * 3
     maps = [cam for _, cam in timings]
     torch.testing.assert_close(maps[1], maps[0], rtol=0.05, atol=0.05)
@@ -317,7 +310,7 @@ def test_missing_peers_are_left_out_and_named(no_peers, no_memory, tmp_path):
     settings = settings_of(n=1, repeats=1)
     found = quick(settings)
     assert not any(c.peer for c in found[0].contestants)
-    text = speed_report.as_markdown(found, settings, tmp_path, speed_report.machine())
+    text = report.as_markdown(found, settings, tmp_path, report.machine())
     assert "left out: grad-cam, torchcam" in text
     assert "ScoreCAM" not in text
 
@@ -330,20 +323,20 @@ def failing(label, peer):
 
 
 def test_failures_of_others_are_said_and_own_ones_raised(monkeypatch, no_memory, tmp_path):
-    own = speed_contestants.contestants_of
+    own = contestants.contestants_of
 
     def with_a_peer(*args):
         return [*own(*args), failing("theirs", "other")]
 
-    monkeypatch.setattr(speed, "contestants_of", with_a_peer)
+    monkeypatch.setattr(measure, "contestants_of", with_a_peer)
     settings = settings_of(methods=("unioncam",))
     found = quick(settings)
     assert found[0].errors["theirs"] == "TypeError: no bfloat16"
     assert "theirs" not in {t.contestant for t in found[0].timings}
-    text = speed_report.as_markdown(found, settings, tmp_path, [])
+    text = report.as_markdown(found, settings, tmp_path, [])
     assert "- theirs: TypeError: no bfloat16" in text
 
-    monkeypatch.setattr(speed, "contestants_of", lambda *args: [failing("ours", "")])
+    monkeypatch.setattr(measure, "contestants_of", lambda *args: [failing("ours", "")])
     with pytest.raises(TypeError, match="no\nbfloat16"):
         quick(settings)
 
@@ -395,13 +388,13 @@ def cells(lines):
 def test_times_are_divided_within_a_round():
     rows = [("a", 0, "x", 2.0, 1), ("a", 1, "x", 4.0, 1), ("a", 0, "y", 6.0, 1)]
     rows += [("a", 1, "y", 4.0, 1), ("b", 0, "y", 100.0, 1)]
-    assert speed_report.ratios([Timing(*row) for row in rows], "x")["y"] == (2.0, 1.0, 3.0)
+    assert report.ratios([Timing(*row) for row in rows], "x")["y"] == (2.0, 1.0, 3.0)
 
 
 def test_the_table_by_hand():
     found = by_hand()
     found.footprints["few"] = Footprint(3 * MEBIBYTE, 0)
-    table = {row[0]: row[1:] for row in cells(speed_report.contestants_table(found))}
+    table = {row[0]: row[1:] for row in cells(report.contestants_table(found))}
     assert table["few"] == [
         *("0.250 [0.250, 0.250]", "0.312 [0.312, 0.312]", "15.0", "3.00", "0"),
         "0.9150, worst 0.9100",
@@ -410,7 +403,7 @@ def test_the_table_by_hand():
 
 
 def test_pairs_by_hand():
-    pairs = [tuple(row) for row in cells(speed_report.pairs_table(by_hand()))[2:]]
+    pairs = [tuple(row) for row in cells(report.pairs_table(by_hand()))[2:]]
     assert pairs == [
         ("A, 32 rows", "UnionCAM", "4.00 [4.00, 4.00]"),
         ("B", "UnionCAM", "5.00 [5.00, 5.00]"),
@@ -421,7 +414,7 @@ def test_pairs_by_hand():
 
 
 def test_plain_table_by_hand():
-    table = cells(speed_report.plain_table(by_hand()))
+    table = cells(report.plain_table(by_hand()))
     assert table[0][1:] == ["1", "4"]
     assert table[2:] == [["usual layout", "2.00", "–"], ["channels-last", "–", "1.00"]]
 
@@ -453,7 +446,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 def parsed(words):
     parser = argparse.ArgumentParser()
-    speed_command.add_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args(words)
 
 
@@ -464,17 +457,17 @@ def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_m
     words += ["--images", str(picture), "--batches", "1,2", "--layer", "2"]
     words += ["--methods", "unioncam,scorecam,unioncam:max_masks=2", "--device", "cpu"]
     out = tmp_path / "out"
-    assert speed_command.run(parsed([*words, "--out", str(out)])) == 0
+    assert command.run(parsed([*words, "--out", str(out)])) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert f"report written to {out / 'report.md'}" in captured.out
-    report = (out / "report.md").read_text()
-    assert " ms" not in report
-    assert "second" not in report
-    assert "## tests.test_benchmark_speed:tiny_network, float32, 2 photographs in a call" in report
-    assert f"Layer `2`, {CHANNELS} channels, inputs 16 x 16" in report
-    assert f"torch {importlib.metadata.version('torch')}" in report
-    assert "1 thread" in report or f"{torch.get_num_threads()} threads" in report
+    written = (out / "report.md").read_text()
+    assert " ms" not in written
+    assert "second" not in written
+    assert "## tests.test_benchmark_speed:tiny_network, float32, 2 photographs in a call" in written
+    assert f"Layer `2`, {CHANNELS} channels, inputs 16 x 16" in written
+    assert f"torch {importlib.metadata.version('torch')}" in written
+    assert "1 thread" in written or f"{torch.get_num_threads()} threads" in written
     with (out / "speed.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 5
@@ -486,8 +479,8 @@ def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_m
     assert first["peak_bytes"] == str(MEBIBYTE)
     assert [row["images"] for row in rows[::5]] == ["a picture.png", "a picture.png+a picture.png"]
     # The command in the report measures the same again.
-    (command,) = [line for line in report.splitlines() if line.startswith("unioncam benchmark")]
-    again = parsed(shlex.split(command)[3:])
+    (repeated,) = [line for line in written.splitlines() if line.startswith("unioncam benchmark")]
+    again = parsed(shlex.split(repeated)[3:])
     assert again.images == [str(picture)]
     assert again.out == out
     for name in ("model", "layer", "repeats", "batches", "methods", "device"):
@@ -496,7 +489,7 @@ def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_m
 
 def test_rounds_are_written_as_they_are_done(tmp_path, no_peers, no_memory):
     lengths = []
-    speed.measured(settings_of(), str, lambda so_far: lengths.append(len(so_far[0].timings)))
+    measure.measured(settings_of(), str, lambda so_far: lengths.append(len(so_far[0].timings)))
     assert lengths == [5, 10, 15, 20, 20]
 
 
@@ -588,10 +581,10 @@ def test_only_maps_of_classifiers_are_timed(changed, message):
 
 def test_batches_must_be_numbers(tmp_path):
     with pytest.raises(ValueError, match="--batches takes whole numbers, got 'two'"):
-        speed_command.run(parsed(["--batches", "1,two", "--out", str(tmp_path / "out")]))
+        command.run(parsed(["--batches", "1,two", "--out", str(tmp_path / "out")]))
     assert not (tmp_path / "out").exists()
 
 
 def test_the_peers_are_where_they_are_looked_for():
-    found = {name: importlib.util.find_spec(m) for name, (m, _) in speed_contestants.PEERS.items()}
-    assert speed_contestants.missing_peers() == [name for name, spec in found.items() if not spec]
+    found = {name: importlib.util.find_spec(m) for name, (m, _) in contestants.PEERS.items()}
+    assert contestants.missing_peers() == [name for name, spec in found.items() if not spec]

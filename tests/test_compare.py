@@ -16,7 +16,7 @@ from captum_unioncam import (
     compare,
     metrics,
 )
-from captum_unioncam.specs import parse_spec
+from captum_unioncam.comparison.specs import parse_spec
 from tests.methods import QUICK
 from tests.networks import NETWORKS
 from tests.test_forwards import counting

@@ -13,7 +13,7 @@ from captum.attr import GradientAttribution, LayerAttribution, LayerGradCam
 from torch import nn
 
 from captum_unioncam import LayerUnionCAM
-from captum_unioncam.benchmark.speed_footprint import held_bytes
+from captum_unioncam.benchmark.speed.footprint import held_bytes
 from tests.methods import everywhere
 from tests.networks import NETWORKS, TARGETS, TwoInputs, images, of_rank, seeded
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.metrics.imputation import linear_imputation
-from captum_unioncam.metrics.road import road
+from captum_unioncam.metrics.remove_and_debias import road
 
 OFFSETS = {(i, j): 1 / 6 if 0 in (i, j) else 1 / 12 for i in (-1, 0, 1) for j in (-1, 0, 1)}
 OFFSETS.pop((0, 0))

@@ -12,8 +12,8 @@ from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.benchmark.subject import Subject
-from captum_unioncam.compare import compare
-from captum_unioncam.comparison import Comparison
+from captum_unioncam.comparison.compare import compare
+from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine.maps import resize
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments

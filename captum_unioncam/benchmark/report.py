@@ -9,7 +9,7 @@ from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import Settings, load
 from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Table, table_of
-from captum_unioncam.comparison import formatted, heading_of
+from captum_unioncam.comparison.result import formatted, heading_of
 from captum_unioncam.metrics import METRICS
 
 MOST_ERRORS = 10

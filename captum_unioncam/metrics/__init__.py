@@ -13,7 +13,7 @@ from captum_unioncam.metrics.localization import (
 from captum_unioncam.metrics.mosaic import grid_pointing_game, make_mosaics
 from captum_unioncam.metrics.protocols import PROTOCOLS, Protocol, protocol_arguments
 from captum_unioncam.metrics.registry import METRICS, Metric
-from captum_unioncam.metrics.road import road
+from captum_unioncam.metrics.remove_and_debias import road
 from captum_unioncam.metrics.stability import branch_flip_rate, parameter_randomisation
 
 __all__ = [

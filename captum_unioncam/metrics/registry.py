@@ -13,7 +13,7 @@ from captum_unioncam.metrics.localization import (
     pointing_game,
 )
 from captum_unioncam.metrics.mosaic import grid_pointing_game
-from captum_unioncam.metrics.road import road
+from captum_unioncam.metrics.remove_and_debias import road
 
 
 class Metric(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from captum_unioncam.comparison.specs import parse_spec
 from captum_unioncam.engine.arguments import check_choice, check_number
-from captum_unioncam.specs import parse_spec
 
 DTYPES = ("float32", "tf32", "bfloat16")
 SCORERS = ("compiled", "bfloat16", "compiled-bfloat16")

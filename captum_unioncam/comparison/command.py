@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare methods on one photograph; write the picture and print the table."""
     from captum_unioncam import compare, networks, pictures
+    from captum_unioncam.comparison.specs import parse_spec
     from captum_unioncam.figure import save
-    from captum_unioncam.specs import parse_spec
 
     methods, metrics = _parts(arguments.methods), _parts(arguments.metrics)
     if not methods:

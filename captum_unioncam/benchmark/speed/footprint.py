@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed_contestants import Call, contestants_of
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
-from captum_unioncam.benchmark.speed_subject import (
+from captum_unioncam.benchmark.speed.contestants import Call, contestants_of
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from captum_unioncam.benchmark.speed.subject import (
     Batch,
     SpeedSubject,
     arithmetic,
     batches_of,
     load_subject,
 )
-from captum_unioncam.comparison import Comparison
+from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine.cost import measured_cost
 
 # glibc returns what is freed to the system at once only where it was mapped for itself; else

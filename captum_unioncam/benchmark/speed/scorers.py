@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config
 
-from captum_unioncam.benchmark.speed_contestants import Call, Contestant
-from captum_unioncam.benchmark.speed_subject import Batch, SpeedSubject
+from captum_unioncam.benchmark.speed.contestants import Call, Contestant
+from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
 from captum_unioncam.engine.row_stream import own_rows
 from captum_unioncam.unioncam import LayerUnionCAM
 

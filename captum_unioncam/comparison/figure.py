@@ -8,14 +8,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from captum_unioncam.comparison import formatted
+from captum_unioncam.comparison.result import formatted
 from captum_unioncam.engine.maps import unit_range
 from captum_unioncam.figure import HEAT, shortened
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
 
 if TYPE_CHECKING:
-    from captum_unioncam.comparison import Comparison
+    from captum_unioncam.comparison.result import Comparison
 
 
 def draw_comparison(

@@ -10,11 +10,11 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_unioncam.comparison.specs import parse_spec
 from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.layer_state import LayerState, Together, measured
 from captum_unioncam.engine.target_scores import parse_target
 from captum_unioncam.registry import METHODS
-from captum_unioncam.specs import parse_spec
 
 Methods = Mapping[str, Any] | Sequence[Any]
 

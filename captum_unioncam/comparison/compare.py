@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.comparison import Comparison
+from captum_unioncam.comparison.entries import Explainer, Methods, entries_of, forward_func_of
+from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import BaselineType, Score, check_flag, checked_call
 from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.captum_compat import NullProgress, progress
@@ -16,7 +17,6 @@ from captum_unioncam.engine.cost import Cost, measured_cost
 from captum_unioncam.engine.layer_state import quiet
 from captum_unioncam.engine.modules import model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, parse_target
-from captum_unioncam.entries import Explainer, Methods, entries_of, forward_func_of
 from captum_unioncam.metrics import METRICS
 
 DEFAULT_METRICS = ("average_drop", "average_increase", "insertion", "deletion")

@@ -9,8 +9,8 @@ import torch
 from captum.attr import LayerActivation
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed_contestants import PEER_ROWS, Contestant
-from captum_unioncam.benchmark.speed_subject import Batch, SpeedSubject
+from captum_unioncam.benchmark.speed.contestants import PEER_ROWS, Contestant
+from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
 from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
 from captum_unioncam.engine.row_stream import own_rows
 from captum_unioncam.engine.target_scores import widened

@@ -92,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: if the command cannot run as it was given.
     """
-    from captum_unioncam.benchmark.speed import measured
-    from captum_unioncam.benchmark.speed_report import as_text, machine, write_report
-    from captum_unioncam.benchmark.speed_settings import SpeedSettings
+    from captum_unioncam.benchmark.speed.measure import measured
+    from captum_unioncam.benchmark.speed.report import as_text, machine, write_report
+    from captum_unioncam.benchmark.speed.settings import SpeedSettings
 
     device = str(find_device(arguments.device))
     batches = arguments.batches or ("1,8" if device.startswith("cuda") else "1")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from captum.attr import LayerActivation
 from torch import Tensor, nn
 
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
 from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.maps import distinct, unit_range
 from captum_unioncam.engine.target_scores import widened

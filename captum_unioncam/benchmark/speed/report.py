@@ -14,11 +14,11 @@ import torch
 
 from captum_unioncam import __version__
 from captum_unioncam.benchmark.report import _aligned as aligned
-from captum_unioncam.benchmark.speed import Measurement, Timing
-from captum_unioncam.benchmark.speed_contestants import LIMIT, PEERS, missing_peers
-from captum_unioncam.benchmark.speed_footprint import Footprint
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
-from captum_unioncam.comparison import formatted
+from captum_unioncam.benchmark.speed.contestants import LIMIT, PEERS, missing_peers
+from captum_unioncam.benchmark.speed.footprint import Footprint
+from captum_unioncam.benchmark.speed.measure import Measurement, Timing
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from captum_unioncam.comparison.result import formatted
 
 COLUMNS = (
     *("dtype", "batch", "images", "repeat", "contestant", "seconds", "ms_per_image", "rows"),

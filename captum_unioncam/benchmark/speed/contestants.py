@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
-from captum_unioncam.benchmark.speed_subject import Batch, SpeedSubject
-from captum_unioncam.compare import compare
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
+from captum_unioncam.comparison.compare import compare
+from captum_unioncam.comparison.entries import Entry, entries_of
+from captum_unioncam.comparison.specs import Spec, parse_spec
 from captum_unioncam.engine.cost import measured_cost
-from captum_unioncam.entries import Entry, entries_of
-from captum_unioncam.specs import Spec, parse_spec
 
 LIMIT = "the limit"
 COMPARISON = ("unioncam", "scorecam", "fusioncam", "grad++scorecam")

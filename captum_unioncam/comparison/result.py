@@ -116,7 +116,7 @@ class Comparison:
             ModuleNotFoundError: without matplotlib, part of the extra ``demo``.
             ValueError: if the inputs are no images, or `pictures` do not fit them.
         """
-        from captum_unioncam.comparison_figure import draw_comparison
+        from captum_unioncam.comparison.figure import draw_comparison
 
         return draw_comparison(self, pictures, names or str, heading)
 

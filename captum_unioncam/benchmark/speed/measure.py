@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed_contestants import (
+from captum_unioncam.benchmark.speed.contestants import (
     Contestant,
     Plain,
     contestants_of,
     limit,
     plain_times,
 )
-from captum_unioncam.benchmark.speed_footprint import Footprint, footprint_alone
-from captum_unioncam.benchmark.speed_scorers import scorer_contestants
-from captum_unioncam.benchmark.speed_settings import SpeedSettings
-from captum_unioncam.benchmark.speed_steps import step_contestants
-from captum_unioncam.benchmark.speed_subject import (
+from captum_unioncam.benchmark.speed.footprint import Footprint, footprint_alone
+from captum_unioncam.benchmark.speed.scorers import scorer_contestants
+from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from captum_unioncam.benchmark.speed.steps import step_contestants
+from captum_unioncam.benchmark.speed.subject import (
     Batch,
     SpeedSubject,
     arithmetic,

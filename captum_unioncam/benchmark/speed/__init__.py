@@ -1,0 +1,1 @@
+"""How fast: methods, other libraries and the network itself, timed in turn; and the report."""
