@@ -184,6 +184,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
 def _state(call: Call, clean: CleanPass, position: int, together: Together) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
     _check_layer_tensor(A, W, call.num_examples, call.layer_name)
+    _warn_of_channels_last(A, call)
     grid = find_grid(A, call.inputs)
     target, (logits, scores) = clean.target, clean.read
     return LayerState(
@@ -209,6 +210,20 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
     cause = "the network overflows, holds NaN weights or was given NaN as a further argument"
     check.check_finite(f"activations of {name}", A, cause)
     check.check_finite(f"gradients at {name}", W, cause)
+
+
+def _warn_of_channels_last(A: Tensor, call: Call) -> None:
+    images = [x for x in call.inputs if x.is_floating_point() and x.dim() == 4]
+    if A.dim() != 4 or not images:
+        return
+    (height, width), (_, rows, columns, last) = images[0].shape[2:], A.shape
+    # Maps have the proportions of the image; where other dimensions have them, they are the maps'.
+    if rows * width == columns * height and columns * width != last * height and last > columns:
+        warn(
+            f"{call.layer_name} gives shape {tuple(A.shape)} for images of {height} x {width}: its "
+            "channels seem to come last, but it is read as (N, C, H, W); choose the layer after "
+            "they are permuted, which captum_unioncam.suggest_layer(model) looks for"
+        )
 
 
 def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module | None) -> None:
