@@ -45,9 +45,9 @@ class UnionCAMDetails(NamedTuple):
         beta_region (Tensor): score of R, (N,).
         beta_union (Tensor): score of DR, (N,).
         selected_union (Tensor): whether AMS kept DR rather than R, (N,) bool.
-        channel_std (Tensor): standard deviation of what ``max_masks`` left to prediction of the
-            channels' scores, or of their raw outputs with ``region_weights="softmax"``; zero for
-            those measured, (N, C).
+        channel_std (Tensor): standard deviation of the channels' scores that ``max_masks`` left
+            to prediction, or of their raw outputs with ``region_weights="softmax"``; zero for
+            channels that were forwarded, (N, C).
     """
 
     denoised: Tensor
@@ -104,7 +104,7 @@ def region(A: Tensor, masked: MaskScores, region_weights: RegionWeights = "score
 
     Args:
         A (Tensor): activations, (N, C, *spatial).
-        masked (MaskScores): what the inputs masked by each channel earned, (N, C).
+        masked (MaskScores): scores of the inputs masked by each channel, (N, C).
         region_weights (str, optional): w_k is the "score" f_c, or the "softmax" of the target's
             raw outputs over the live channels, as in Score-CAM's Algorithm 1. Default: "score"
 

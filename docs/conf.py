@@ -23,8 +23,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "docstrings",
     "method_pages",
+    "metric_tables",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "methods/_*"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["wide.css"]

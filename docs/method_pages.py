@@ -40,7 +40,7 @@ def page(name: str, method: Method) -> str:
     options = ", ".join(f"`{option}={value!r}`" for option, value in method.options.items())
     picture = WITHOUT_PICTURE.get(
         name,
-        f"![{method.title} beside Grad-CAM on a photograph](../pictures/{file_name(name)}.png)",
+        f"![{method.title}{' beside Grad-CAM' * (name != 'gradcam')} on a photograph](../pictures/{file_name(name)}.png)",
     )
     return f"""\
 # {method.title}

@@ -1,6 +1,6 @@
 """Ablation-CAM against grad-cam's, in one run: ``python -m tests.speed_ablation``.
 
-VGG16 with random weights at 224 px, last ReLU, 512 channels; needs the extra ``conformance``.
+VGG16 with random weights at 224 px, last ReLU, 512 channels; needs the extra ``peers``.
 Prints the ratio of the two times, and how far the channel weights differ.
 """
 

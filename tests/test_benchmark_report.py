@@ -170,7 +170,7 @@ def test_the_report_says_it(tmp_path):
     for part in (
         "# 2 methods on 25 pictures",
         "Measured: 25 pictures; 12 could not be.",
-        "is a label of 96.0 %",
+        "is among the labels of 96.0 %",
         "Layer: `features.3`.",
         "Class explained: the most probable class.",
         SETTINGS.command(tmp_path),

@@ -443,7 +443,7 @@ def test_a_miniature_on_photographs(tmp_path, capsys):
     values = {row["method"]: list(row["metrics"].values()) for row in rows}
     assert values["All ones"] == [0, 0]
     assert 0 < values["UnionCAM"][0] < 100
-    assert "is a label of 100.0 %" in (out / "report.md").read_text()
+    assert "is among the labels of 100.0 %" in (out / "report.md").read_text()
 
 
 def test_settings_are_readable(whole):

@@ -22,10 +22,12 @@ from captum_unioncam import (
     networks,
     suggest_layer,
 )
+from captum_unioncam.metrics import METRICS, PROTOCOLS
 
 sys.path.append(str(Path(__file__).parents[1] / "docs"))
 
 import method_pages
+import metric_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -92,6 +94,14 @@ def test_layers_whose_rows_are_shown(title, name):
     layer = suggest_layer(models.get_model(name))
     side = int(positions**0.5)
     assert layer.why.endswith(f"{channels} channels of {side} x {side}")
+
+
+def test_every_metric_and_protocol_is_listed():
+    text = metric_tables.tables()
+    assert re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE) == list(METRICS)
+    assert re.findall(r"^\| `(\w+)`", text, re.MULTILINE) == list(PROTOCOLS)
+    assert "| Average drop | lower | 0 to 100 % | – | [paper](https://arxiv.org/abs/1710" in text
+    assert "| best 50% of pixels | 100 | zero |" in text
 
 
 def test_adding_a_method_fits_on_a_page_and_its_example_works():

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metrics", help="metrics separated by commas, instead of the preset's")
     parser.add_argument(
-        "--protocol", default="paper", choices=PROTOCOLS, help="options of metrics (%(default)s)"
+        "--protocol",
+        default="paper",
+        choices=PROTOCOLS,
+        help="whose settings the metrics use (%(default)s)",
     )
     parser.add_argument(
         "--preprocess",

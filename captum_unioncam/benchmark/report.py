@@ -54,7 +54,9 @@ def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
         f"- Measured: {table.images} pictures{pairs}; {skipped}.",
     ]
     if table.accuracy is not None:
-        lines.append(f"- The most probable class is a label of {100 * table.accuracy:.1f} %.")
+        lines.append(
+            f"- The most probable class is among the labels of {100 * table.accuracy:.1f} % of them."
+        )
     lines += ["", "```", settings.command(folder), "```"]
     if table.means:
         about = (

@@ -111,7 +111,7 @@ class Settings:
         hidden = "black" if protocol.baseline == "black" else "zeros in the network's input space"
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return [
-            f"Data: {self.images} pictures of {self.data} ({self.dataset}), seed {self.seed}.",
+            f"Data: {self.images} pictures from {self.data} ({self.dataset}), seed {self.seed}.",
             f"Network: {self.model}, weights {self.weights} (sha256 {self.weights_sha256[:12]}).",
             f"Layer: `{self.layer}`.",
             f"Pictures: {of[self.preprocess]}.",

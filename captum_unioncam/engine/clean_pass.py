@@ -119,6 +119,7 @@ def clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool)
 
 def _beside_the_path(name: str) -> str:
     return (
-        f"the target does not depend on {name}; choose another layer, or pass "
+        f"the target does not depend on {name}: it is beside the path to this output, runs under "
+        "no_grad or is detached; choose another layer, or pass "
         "grad_kwargs={'materialize_grads': True} to take its gradients as zero"
     )

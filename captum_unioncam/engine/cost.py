@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         forwards (int, optional): rows that went through the watched models; None if none was.
         seconds (float): time by the wall clock, the device's queue being empty at both ends.
-        peak_bytes (int, optional): most memory in use above what was in use before: allocated by
+        peak_bytes (int, optional): largest increase in memory during the block: allocated by
             torch on a CUDA device, resident for a process on a CPU (Linux; None elsewhere).
     """
 

@@ -35,7 +35,7 @@ Way = Literal["one row", "shared", "repeated"]
 
 
 class FeatureScores(NamedTuple):
-    """What perturbed features earned.
+    """Scores of perturbed features.
 
     Attributes:
         logits (Tensor): the target's raw output, (N, K), zero for perturbations left out.

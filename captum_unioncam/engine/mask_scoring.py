@@ -42,7 +42,7 @@ def as_they_are(resized: list[Tensor]) -> list[Tensor]:
 
 
 class MaskScores(NamedTuple):
-    """What masked inputs earned.
+    """Scores of masked inputs.
 
     Attributes:
         logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.

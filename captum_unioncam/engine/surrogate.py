@@ -76,7 +76,7 @@ def choose_masks(maps: Tensor, weights: Tensor, budget: int) -> Tensor:
 
 
 def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor) -> PredictedScores:
-    r"""Predict what masks of one example earn from what some of them earned.
+    r"""Predict the scores of an example's masks from those of some of them.
 
     A Gaussian process with one kernel for all targets:
 

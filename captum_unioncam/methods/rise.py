@@ -40,7 +40,8 @@ class RISE(PerturbationAttribution):
     at a random offset below a cell. All examples of a batch share the masks.
 
     It explains the input, not a layer: any function of floating point inputs of shape
-    (N, C, L), (N, C, H, W) or (N, C, D, H, W) will do. Cost: one forward per mask, and two.
+    (N, C, L), (N, C, H, W) or (N, C, D, H, W) will do. Cost: one forward per mask, and one for
+    the clean input.
 
     Defaults are those of the authors' notebook: 6000 masks, 8 cells, p = 0.1 (secondary sources
     give the paper's as 4000 to 8000 masks, 7 cells, p = 0.5). A baseline of 0 is the authors':

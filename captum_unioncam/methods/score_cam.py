@@ -21,7 +21,7 @@ def channel_weights(masked: MaskScores, weights: Weights = "score") -> Tensor:
     """Return Score-CAM's weight of every channel, (N, C); flat channels have weight zero.
 
     Args:
-        masked (MaskScores): what the inputs masked by each channel earned, (N, C).
+        masked (MaskScores): scores of the inputs masked by each channel, (N, C).
         weights (str, optional): the "score" f_c itself, or the "softmax" of the target's raw
             outputs over the channels that are not flat. Default: "score"
 

@@ -141,9 +141,9 @@ def insertion(
     probabilities from 0 to 1, higher is better.
 
     Protocol: RISE's, as in :func:`deletion`, with the same tie rule. The blur is theirs too: its
-    kernel of 11 pixels is a point filtered by SciPy's Gaussian within these 11 pixels, whose tails
-    are reflected at the ends, so that it sums to one and is much flatter than a Gaussian cut off;
-    beyond the input it meets zeros, the mean colour of normalised inputs.
+    kernel is SciPy's Gaussian filter applied to a single point in a window of 11 pixels. SciPy
+    reflects the tails into the window, so that the kernel sums to one and is much flatter than a
+    truncated Gaussian. Outside the input counts as zero, the mean colour of normalised inputs.
 
     Cost: T + 2 forwards per example.
 

@@ -149,9 +149,9 @@ def _in_words(settings: SpeedSettings) -> str:
   largest]. In a round all are timed in turn on the same photographs; {rounds} on every photograph.
   `speed.csv` holds every call.
 - Explained is the most probable class. Masked-out parts show black, in other libraries zeros.
-- Rows: images forwarded per photograph. Peak: most memory in use above what was before, in a
-  process of its own. Kept: what tensors hold after the call, its result dropped and its object
-  alive."""
+- Rows: images forwarded per photograph. Peak: the largest increase in memory during the call, in a
+  process of its own. Kept: memory of tensors still held after the result is deleted, while the
+  method's object still exists."""
 
 
 def _about(m: Measurement) -> str:
