@@ -203,39 +203,43 @@ def _explain(arguments: argparse.Namespace) -> int:
     network = networks.load_network(arguments.model, arguments.weights)
     device = networks.find_device(arguments.device)
     network.model.to(device)
-    subject, heading, failed = None, "", 0
+    subject, heading, failed, left = None, "", 0, 0
     explained: list[figure.Explanation] = []
     for (path, name), number in zip(_named(arguments.images), itertools.count(1), strict=False):
         picture_file = arguments.output / f"{name}.png" if into_folder else arguments.output
-        if arguments.resume and into_folder and picture_file.exists():
+        map_file = arguments.save_maps and arguments.save_maps / f"{name}.npy"
+        done = picture_file.exists() and (map_file is None or map_file.exists())
+        if arguments.resume and into_folder and done:
+            left += 1
             continue
         _say(f"{path.name} ({number} of {len(arguments.images)})", arguments.quiet)
         try:
             picture = pictures.load_picture(path)
-        except pictures.PictureError as error:
-            print(f"unioncam: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        if subject is None:
-            x = network.prepare(picture)[0].to(device)
-            layer = networks.find_layer(network.model, arguments.layer, x)
-            heading = _heading(network.name, layer.name, arguments.method)
-            target = networks.find_class(network, arguments.target, x)
-            subject = figure.Subject(
-                network, layer.layer, arguments.method, target, options, not arguments.quiet
-            )
-        try:
+            if subject is None:
+                x = network.prepare(picture)[0].to(device)
+                layer = networks.find_layer(network.model, arguments.layer, x)
+                heading = _heading(network.name, layer.name, arguments.method)
+                target = networks.find_class(network, arguments.target, x)
+                subject = figure.Subject(
+                    network, layer.layer, arguments.method, target, options, not arguments.quiet
+                )
             explanation = figure.explain(subject, path.name, picture)
-        except ValueError as error:
-            print(f"unioncam: {path}: {error}", file=sys.stderr)
+        except networks.NetworkError:
+            raise
+        # The picture may be to blame, and the others are explained without it.
+        except (ValueError, TypeError, RuntimeError) as error:
+            where = "" if isinstance(error, pictures.PictureError) else f"{path}: "
+            print(f"unioncam: {where}{' '.join(str(error).split())}", file=sys.stderr)
             failed += 1
             continue
         explained.append(explanation)
-        if arguments.save_maps is not None:
-            np.save(arguments.save_maps / f"{name}.npy", explanation.attribution)
+        if map_file is not None:
+            np.save(map_file, explanation.attribution)
         # Drawn after each image: a run that is stopped leaves what it has finished.
         rows = [explanation] if into_folder else explained
         figure.save(figure.draw(rows, heading), picture_file)
+    if left:
+        print(f"{left} of {len(arguments.images)} were there already and are left as they are")
     if explained:
         print(figure.table(explained))
         print(f"{'pictures' if into_folder else 'picture'} written to {arguments.output}")
@@ -278,10 +282,19 @@ def _heading(network: str, layer: str, method: str) -> str:
 
 def _named(images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Give every image a name of its own for what is written about it."""
-    seen: Counter[str] = Counter()
+    stems = Counter(path.stem for path in images)
+    taken: set[str] = set()
     for path in images:
-        seen[path.stem] += 1
-        yield path, path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}"
+        # Endings tell apart what has one stem, whatever the order; then only a number is left.
+        own = path.stem if stems[path.stem] == 1 else path.name
+        name = next(n for n in _numbered(own) if n not in taken)
+        taken.add(name)
+        yield path, name
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 def _check_output(path: Path, num_images: int = 1) -> bool:

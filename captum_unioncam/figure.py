@@ -18,6 +18,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from captum_unioncam.engine.maps import resize, span_resized
+from captum_unioncam.engine.target_scores import TargetScores, check_output
 from captum_unioncam.networks import Network
 from captum_unioncam.registry import METHODS
 from captum_unioncam.unioncam import UnionCAMDetails
@@ -104,22 +105,42 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
     x, black = x.to(device), black.to(device)
     size = x.shape[2:]
 
-    def probabilities(inputs: Tensor) -> Tensor:
+    def forward(inputs: Tensor) -> Tensor:
+        # A copy: a network that begins in place would write into what is used again.
         with torch.no_grad():
-            output: Tensor = model(inputs)
-        return output.softmax(1)
+            return check_output(model(inputs.clone()), len(inputs))
 
-    clean = probabilities(x)[0]
-    chosen = int(clean.argmax()) if subject.target is None else subject.target
-    grad_cam = LayerGradCam(model, subject.layer).attribute(x, chosen, relu_attributions=True)
-    attribution, details = _attributed(subject, x, black, chosen)
+    clean = forward(x)
+    if clean.dim() > 2:
+        raise ValueError(
+            "a picture is explained by a classifier, whose output is (N, classes) or (N,); got "
+            f"{tuple(clean.shape)}"
+        )
+    chosen = int(clean[0].argmax()) if subject.target is None else subject.target
+    target = None if clean.dim() == 1 else chosen
+    reader = TargetScores.from_output("probability", target, clean)
+
+    def scores_of(inputs: Tensor) -> Tensor:
+        return reader.read(
+            forward(inputs), torch.zeros(len(inputs), dtype=torch.long, device=device)
+        )[1]
+
+    grad_cam = LayerGradCam(model, subject.layer).attribute(
+        x.clone(), target, relu_attributions=True
+    )
+    if grad_cam.dim() != 4:
+        raise ValueError(
+            f"the layer gives maps of shape {tuple(grad_cam.shape)}, which lie on no picture; "
+            "--layer auto suggests one"
+        )
+    attribution, details = _attributed(subject, x, black, target)
     maps = {"Grad-CAM": grad_cam.detach(), METHODS[subject.method].title: attribution}
     if details is not None:
         between = {"denoised map D": details.denoised, "region map R": details.region}
         maps = {"Grad-CAM": grad_cam.detach(), **between, "UnionCAM": attribution}
     heats = {title: _heat(cam, size) for title, cam in maps.items()}
     masked = torch.cat([black + heat * (x - black) for heat in heats.values()])
-    betas = (probabilities(masked) - probabilities(black))[:, chosen].tolist()
+    betas = (scores_of(masked) - scores_of(black)).tolist()
     panels = [
         Panel(title, beta, heat[0, 0].cpu().float().numpy(), f"β = {beta:+.3f}")
         for (title, heat), beta in zip(heats.items(), betas, strict=True)
@@ -146,7 +167,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
         name,
         shown[0].permute(1, 2, 0).numpy(),
         network.class_name(chosen),
-        float(clean[chosen]),
+        float(scores_of(x)[0]),
         panels,
         scores,
         attribution[0, 0].cpu().float().numpy(),
@@ -160,7 +181,7 @@ def _heat(cam: Tensor, size: torch.Size) -> Tensor:
 
 
 def _attributed(
-    subject: Subject, x: Tensor, black: Tensor, target: int
+    subject: Subject, x: Tensor, black: Tensor, target: int | None
 ) -> tuple[Tensor, UnionCAMDetails | None]:
     """Run the method; UnionCAM also returns what its modules found."""
     method = METHODS[subject.method]
@@ -169,12 +190,12 @@ def _attributed(
     parameters = inspect.signature(method.cls.attribute).parameters
     available = {
         "baselines": black,
-        "relu_attributions": True,
+        "relu_attributions": not getattr(method.cls, "is_scaled", False),
         "show_progress": subject.show_progress,
         "return_details": True,
     }
     options = {name: value for name, value in available.items() if name in parameters}
-    found = attribution.attribute(x, target, **{**options, **subject.options})
+    found = attribution.attribute(x.clone(), target, **{**options, **subject.options})
     return (found[0], found[1]) if "return_details" in options else (found.detach(), None)
 
 
@@ -183,7 +204,7 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
     columns = 1 + len(explanations[0].panels)
     figure = Figure(figsize=(2.6 * columns + 1.2, 3.0 * len(explanations) + 0.5), dpi=80)
     figure.set_layout_engine("constrained")
-    figure.suptitle(heading, fontsize=12)
+    figure.suptitle(heading, fontsize=12, parse_math=False)
     grid = figure.subplots(len(explanations), columns, squeeze=False)
     for axes, explanation in zip(grid, explanations, strict=True):
         for ax in axes:
@@ -193,8 +214,9 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
         axes[0].set_title(
             f"{shortened(explanation.class_name)}\nprobability {explanation.probability:.3f}",
             fontsize=11,
+            parse_math=False,
         )
-        axes[0].set_ylabel(shortened(explanation.name), fontsize=11)
+        axes[0].set_ylabel(shortened(explanation.name), fontsize=11, parse_math=False)
         for ax, panel in zip(axes[1:], explanation.panels, strict=True):
             ax.imshow(panel.heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.55)
             ax.set_title(f"{panel.title}\n{panel.score}", fontsize=11)
@@ -212,6 +234,8 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure without opening a window; a stopped run leaves no half-written file."""
+    if not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.resolve().parent}")
     partial = path.with_name(f".{path.name}.partial")
     try:
         FigureCanvasAgg(figure).print_figure(partial, format=path.suffix[1:].lower())

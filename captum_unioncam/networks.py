@@ -132,7 +132,7 @@ def _torchvision_network(name: str, weights: str) -> Network:
     preset = chosen or choices.DEFAULT
     if chosen is None:
         state = load_state(Path(weights), f"or one of {', '.join(choices.__members__)}")
-        classes = next(v.shape[0] for v in reversed(list(state.values())) if v.dim())
+        classes = next((v.shape[0] for v in reversed(list(state.values())) if v.dim()), 1)
         model = models.get_model(name, weights=None, num_classes=classes)
         fill(model, state, weights)
     else:
@@ -167,7 +167,13 @@ def _own_network(name: str, weights: str) -> Network:
         fill(model, load_state(Path(weights), "or drop --weights"), weights)
     mean_and_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     preprocess = rest[0] if rest and rest[0] is not None else standard_preprocess(*mean_and_std)
-    return Network(name, model, preprocess, rest[1] if len(rest) > 1 else ())
+    names = rest[1] if len(rest) > 1 and rest[1] is not None else ()
+    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+        raise NetworkError(
+            f"--model {name}: class_names must be a sequence of str, one for each output, got "
+            f"{type(names).__name__}"
+        )
+    return Network(name, model, preprocess, names)
 
 
 def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
@@ -198,7 +204,8 @@ def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    entries = state.items() if isinstance(state, Mapping) else [(None, None)]
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
         raise NetworkError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
     if not state:
         raise NetworkError(f"{path} holds an empty state dict")
@@ -262,8 +269,8 @@ def find_class(network: Network, target: str, x: Tensor) -> int | None:
     if target == "top1":
         return None
     with torch.no_grad():
-        num_classes = network.model(x).shape[1]
-    if target.lstrip("-").isdigit():
+        num_classes = network.model(x.clone()).shape[1]
+    if target.lstrip("-").isdecimal():
         if 0 <= int(target) < num_classes:
             return int(target)
         raise NetworkError(f"no class {target}: {network.name} has classes 0 to {num_classes - 1}")

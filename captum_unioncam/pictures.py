@@ -1,12 +1,17 @@
 """Reading photographs from disk without trusting them."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 100_000_000
+# A preprocessing that sets the shorter side blows up what is much longer than wide.
+MAX_ASPECT = 100
 
 
 class PictureError(ValueError):
@@ -17,20 +22,30 @@ def load_picture(path: Path) -> "Image":
     """Return a picture as RGB, upright as its camera meant it.
 
     Raises:
-        PictureError: if the file is missing, broken, no picture, or larger than MAX_PIXELS,
-            which is seen in its header before anything is decoded.
+        PictureError: if the file is missing, broken, no picture, larger than MAX_PIXELS or
+            longer than MAX_ASPECT times its width, which is seen in its header before anything
+            is decoded, or holds numbers that are no shades of 8 or 16 bits.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        # Our limit is stricter than the one that Pillow warns of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
                     f"{path}: {width} x {height} pixels is more than the limit of "
                     f"{MAX_PIXELS // 1_000_000} megapixels; scale it down first"
                 )
-            return ImageOps.exif_transpose(image).convert("RGB")
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise PictureError(
+                    f"{path}: {width} x {height} pixels is more than {MAX_ASPECT} times as long as "
+                    "wide; cut it first"
+                )
+            return _eight_bits(ImageOps.exif_transpose(image), path).convert("RGB")
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
     except PictureError:
@@ -39,3 +54,19 @@ def load_picture(path: Path) -> "Image":
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{path}: not a readable picture ({reason})") from error
+
+
+def _eight_bits(image: "Image", path: Path) -> "Image":
+    """Scale 16 bits to 8, which Pillow would cut off."""
+    from PIL import Image
+
+    # Pillow before 11 opens 16-bit PNG files in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        shades = np.asarray(image, dtype=np.float64) / 257
+        return Image.fromarray(shades.round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise PictureError(
+            f"{path}: its pixels are numbers of 32 bits, whose black and white are not known; save "
+            "it with 8 or 16 bits"
+        )
+    return image

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.engine.modules import evaluating
+from captum_unioncam.engine.tokens import channels_seem_last
 
 # Layers that only pool, drop or pass on what an earlier layer found.
 PASSING = (
@@ -45,7 +46,8 @@ def suggest_layer(
     """Suggest the layer that class activation maps are usually made of.
 
     It is the last one whose output is bigger than 1 x 1 in space on the way to the head, leaving
-    out pooling and dropout, and the class score maps of a convolutional head. Of nested modules
+    out pooling and dropout, the class score maps of a convolutional head, and outputs whose
+    channels seem to come last, as within Swin. Of nested modules
     that return the same tensor the outermost is named: ``layer4`` for ResNet, ``features`` for
     DenseNet, MobileNet, EfficientNet and ConvNeXt, but ``features.29`` for VGG16, whose
     ``features`` ends in pooling.
@@ -78,10 +80,15 @@ def suggest_layer(
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         calls, output = _watched(model, examples, is_default=inputs is None)
         ranks = {x.dim() for x in examples if x.is_floating_point()}
+        pixels = next(
+            (x.shape[2:] for x in examples if x.is_floating_point() and x.dim() == 4), None
+        )
         maps = [
             call
             for call in calls
-            if call.output.dim() in ranks & {3, 4, 5} and call.output.shape[2:].numel() > 1
+            if call.output.dim() in ranks & {3, 4, 5}
+            and call.output.shape[2:].numel() > 1
+            and not (pixels and channels_seem_last(call.output.shape, *pixels))
         ]
         reached = _reaching(output, [call.output for call in maps])
     producers: dict[int, nn.Module] = {}
@@ -133,7 +140,8 @@ def _watched(
     model: nn.Module, examples: tuple[Tensor, ...], *, is_default: bool
 ) -> tuple[list[_Call], Any]:
     """Run the model once and return its modules' calls in the order they returned."""
-    copies = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in examples]
+    # No leaves of the graph, which nothing may write into: networks may begin in place.
+    copies = [x.detach().clone().requires_grad_(x.is_floating_point()).clone() for x in examples]
     calls: list[_Call] = []
     with _watching(model, calls):
         try:

@@ -23,6 +23,7 @@ from captum_unioncam.engine import (
     quotient,
     weighted_sum,
 )
+from captum_unioncam.engine.warn import warn
 from captum_unioncam.methods.score_cam import channel_weights
 
 DenoiseOn = Literal["all", "positive"]
@@ -192,6 +193,7 @@ class LayerUnionCAM(ClassActivationMap):
 
     name = "UnionCAM"
     perturbs = "inputs"
+    is_scaled = True
 
     @log_usage()
     def attribute(
@@ -358,5 +360,13 @@ class LayerUnionCAM(ClassActivationMap):
         DR = masks.span(unite(D, R, beta_D, beta_R))
         beta_DR = masks.betas(DR)[:, 0]
         std = masked.score_std if region_weights == "score" else masked.logit_std
+        # Blank maps are said elsewhere.
+        worthless = (beta_D <= 0) & (beta_R <= 0) & R.flatten(1).any(1)
+        if worthless.any():
+            warn(
+                "UnionCAM explains nothing for example(s) "
+                f"{worthless.nonzero()[:, 0].tolist()}: what the denoised and the region map keep "
+                "scores no more than the baseline alone; the region map is returned"
+            )
         L, selected = select(D, R, DR, beta_R, beta_DR)
         return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std)

@@ -38,9 +38,9 @@ def page(name: str, method: Method) -> str:
     """Return a method's page in Markdown."""
     published = f"[{method.paper} {method.year}]({method.link})" if method.year else "control"
     options = ", ".join(f"`{option}={value!r}`" for option, value in method.options.items())
+    shown = method.title if name == "gradcam" else f"{method.title} beside Grad-CAM"
     picture = WITHOUT_PICTURE.get(
-        name,
-        f"![{method.title}{' beside Grad-CAM' * (name != 'gradcam')} on a photograph](../pictures/{file_name(name)}.png)",
+        name, f"![{shown} on a photograph](../pictures/{file_name(name)}.png)"
     )
     return f"""\
 # {method.title}

@@ -31,10 +31,10 @@ def tables() -> str:
             *metrics,
             "",
             "A protocol is a set of settings that makes numbers comparable with a publication's:",
-            "`unioncam benchmark --protocol`, or {func}`captum_unioncam.metrics.protocol_arguments`.",
+            "`--protocol` of `unioncam benchmark`, or",
+            "{func}`captum_unioncam.metrics.protocol_arguments`.",
             "",
-            "| name | whose | masked-out pixels show | average drop masks | steps of the curves | "
-            "insertion starts from |",
+            "| name | whose | hidden pixels show | average drop masks | steps | insertion from |",
             "| --- | --- | --- | --- | --- | --- |",
             *protocols,
             "",

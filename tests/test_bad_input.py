@@ -331,3 +331,35 @@ def test_suggest_layer():
         suggest_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3, 3)))
     with pytest.raises(ValueError, match="no layer gives maps"):
         suggest_layer(nn.Linear(3, 3), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("scorer", [lambda out: out[:, :2], lambda out: out[:, 0]])
+def test_a_scorer_of_another_shape(scorer):
+    net, layer, inputs = NETWORKS["vgg_like"]()
+    with pytest.raises(ValueError, match=r"scorer returned shape .* the clean ones gave \(rows, 5"):
+        LayerUnionCAM(net, layer).attribute(inputs, 1, scorer=lambda i: scorer(net(i)))
+
+
+def test_a_layer_that_is_none():
+    net, _, inputs = NETWORKS["vgg_like"]()
+    with pytest.raises(TypeError, match="layer must be one torch.nn.Module, got NoneType"):
+        LayerUnionCAM(net, None).attribute(inputs, 1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert torch.equal(explain(baselines=np.float32(0.5)), explain(baselines=0.5))
+
+
+def test_an_empty_target_of_a_flat_output():
+    net, layer, inputs = NETWORKS["vgg_like"]()
+    attr = LayerUnionCAM(lambda i: net(i)[:, 1], layer).attribute(inputs, ())
+    assert torch.equal(attr, explain(target=1, score="logit"))
+
+
+def test_maps_that_explain_nothing_are_said():
+    net, layer, inputs = NETWORKS["vgg_like"]()
+
+    # Whatever is shown scores as much as the baseline.
+    same = lambda i: i.new_ones(len(i), 5)  # noqa: E731
+    with pytest.warns(UserWarning, match=r"UnionCAM explains nothing for example\(s\) \[0, 1\]"):
+        LayerUnionCAM(net, layer).attribute(inputs, 1, score="logit", scorer=same)

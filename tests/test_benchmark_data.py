@@ -16,6 +16,7 @@ from captum_unioncam.benchmark.loading import (
     moved,
     paper_preprocess,
     prepared,
+    scale_of,
 )
 from captum_unioncam.networks import Network, standard_preprocess
 
@@ -306,3 +307,15 @@ def test_a_preprocessing_that_fails_is_said(tmp_path):
     draw(tmp_path / "b.png")
     small, fine = (Pictures(find_data(tmp_path), network(preprocess=strict))[i] for i in (0, 1))
     assert (small.error, fine.error) == ("too small", "")
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "rows", "columns"),
+    [
+        (paper_preprocess(), 224 / 375, 224 / 500),
+        (v2.Compose([v2.Resize(100), v2.CenterCrop(60)]), 100 / 375, 133 / 500),
+        (v2.PILToTensor(), 1, 1),
+    ],
+)
+def test_the_scale_of_a_preprocessing(preprocess, rows, columns):
+    assert scale_of((500, 375), box_steps(preprocess)) == pytest.approx((rows, columns))

@@ -249,6 +249,8 @@ def test_disagreement():
     assert three == pytest.approx((3 - 3 / 5**0.5) / 3)
     flat = torch.full((1, 1, 3, 3), 0.1)
     assert disagreement([flat, flat], (7, 7)) == 1
+    tiny = [scale * ramp for scale in (1.0, 1e-10, 1e-30)]
+    assert disagreement(tiny, (8, 8)) == pytest.approx(0, abs=1e-6)
     # Maps of other sizes are compared at the size of the input.
     large = torch.nn.functional.interpolate(ramp, (8, 8), mode="bilinear")
     assert disagreement([ramp, large], (8, 8)) == pytest.approx(0, abs=1e-6)

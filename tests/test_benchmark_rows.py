@@ -148,9 +148,15 @@ def test_the_command_says_everything():
     settings = replace(SETTINGS, data="my photos", n=5, alone=True, image_set="val", year="2012")
     command = settings.command("out")
     assert command.startswith("unioncam benchmark 'my photos' --model demo --weights DEFAULT")
-    for part in ("--methods gradcam,unioncam", "--n 5", "--alone", "--year 2012", "--out out"):
+    for part in (
+        "--methods gradcam,unioncam",
+        "--pictures 5",
+        "--alone",
+        "--year 2012",
+        "--out out",
+    ):
         assert part in command
-    assert "--n" not in SETTINGS.command("out")
+    assert "--pictures" not in SETTINGS.command("out")
 
 
 def test_the_digest_of_weights_sees_every_value():

@@ -179,9 +179,7 @@ def test_the_metrics_are_those_of_the_maps(photos, whole):
     with torch.no_grad():
         clean = model(x).softmax(1)[0, row["class"]]
     black = black_baseline([0.0] * 3, [1.0] * 3, x)
-    cam = LayerUnionCAM(model, model[3]).attribute(
-        x, row["class"], relu_attributions=True, baselines=black
-    )
+    cam = LayerUnionCAM(model, model[3]).attribute(x, row["class"], baselines=black)
     mask = resize(cam, (24, 24))
     mask = (mask - mask.min()) / (mask.max() - mask.min())
     with torch.no_grad():
@@ -212,11 +210,50 @@ def test_a_killed_run_goes_on(photos, whole, tmp_path, capsys):
     assert_same_tables(tmp_path, whole)
 
 
+def failing_network():
+    """Fails on the darkest picture as a network's own code may."""
+    model, preprocess, names = tiny_network()
+
+    def fail_on_black(module, args):
+        if args[0].shape[0] == 1 and 0 < args[0].mean() < 0.02:
+            raise RuntimeError("sizes\ndo not match")
+
+    model.register_forward_pre_hook(fail_on_black)
+    return model, preprocess, names
+
+
+def test_a_picture_that_the_network_fails_on(photos, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(3):
+        picture(folder / f"{number}.png", number)
+    Image.new("RGB", (40, 30), (3, 3, 3)).save(folder / "dark.png")
+    given = ["--model", "tests.test_benchmark_run:failing_network", "--methods", "layercam"]
+    status, _, _ = run(capsys, *arguments(folder, tmp_path / "out", *given))
+    rows = read_rows(tmp_path / "out")
+    assert status == 1
+    assert [r["error"] for r in rows if "error" in r] == ["sizes do not match"]
+    assert sum("error" not in row for row in rows) == 3
+
+
+def test_controls_draw_anew_for_every_picture(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = ["--methods", "random,random:seed=3", "--metrics", "complexity", "--n", "4"]
+    run(capsys, *arguments(photos, out, *given))
+    rows = [row for row in read_rows(out) if "error" not in row]
+    for method, count in (("Random map", len(rows) // 2), ("Random map seed=3", 1)):
+        own = [row for row in rows if row["method"] == method]
+        assert len({row["metrics"]["complexity"] for row in own}) == count
+        assert len({row["spec"] for row in own}) == count
+
+
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m")
 
 
 def test_two_processes_make_the_same_table(photos, whole, tmp_path):
-    with python(*TORCHRUN, "captum_unioncam", *arguments(photos, tmp_path)) as process:
+    # As torchrun must be told: it takes --n for its own.
+    given = [*arguments(photos, tmp_path), "--pictures", PICTURES + 1]
+    with python(*TORCHRUN, "captum_unioncam", *given) as process:
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert out.count("report written to") == 1

@@ -1,5 +1,6 @@
 """The command line, on a network small enough to run in moments."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -58,7 +59,7 @@ def test_explain(picture, tmp_path, capsys):
     assert table.splitlines()[-1] == f"picture written to {out}"
     with Image.open(out) as image:
         assert image.size[0] > 800
-    saved = [np.load(maps / name) for name in ("photo.npy", "photo-2.npy")]
+    saved = [np.load(maps / name) for name in ("photo.png.npy", "photo.png-2.npy")]
     assert saved[0].shape == (28, 28)
     assert np.array_equal(*saved)
 
@@ -69,7 +70,7 @@ def test_explain_into_a_folder_and_again(picture, tmp_path, capsys):
     assert run(capsys, *arguments)[0] == 0
     made = (folder / "photo.png").stat().st_mtime_ns
     status, table, _ = run(capsys, *arguments, "--resume")
-    assert (status, table) == (0, "")
+    assert (status, table) == (0, "1 of 1 were there already and are left as they are\n")
     assert (folder / "photo.png").stat().st_mtime_ns == made
     assert [p.name for p in folder.iterdir()] == ["photo.png"]
 
@@ -244,7 +245,7 @@ def test_a_run_that_is_killed_leaves_what_it_finished(picture, tmp_path):
         assert done.returncode == 9
     with Image.open(out) as image:
         assert image.size[1] > 500  # two rows
-    assert sorted(p.name for p in folder.iterdir()) == ["photo-2.png", "photo.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["photo.png-2.png", "photo.png.png"]
 
 
 def test_interrupted(picture, capsys, monkeypatch):
@@ -287,3 +288,130 @@ def test_import_needs_no_extra():
         check=True,
     )
     assert version.stdout.startswith("unioncam 0.")
+
+
+def test_names_of_what_is_written_never_collide(picture, tmp_path, capsys):
+    with Image.open(picture) as image:
+        image.save(tmp_path / "a.bmp")
+        image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "a.png")
+        image.save(tmp_path / "a-2.png")
+    given = [tmp_path / name for name in ("a.bmp", "a.png", "a-2.png", "a.png")]
+    folder, maps = tmp_path / "out", tmp_path / "maps"
+    status, _, _ = run(capsys, "explain", *given, *OWN, "-o", folder, "--save-maps", maps)
+    assert status == 0
+    names = ["a-2", "a.bmp", "a.png", "a.png-2"]
+    assert {path.name for path in folder.iterdir()} == {f"{name}.png" for name in names}
+    saved = {name: np.load(maps / f"{name}.npy") for name in names}
+    assert np.array_equal(saved["a.bmp"], saved["a-2"])
+    assert not np.array_equal(saved["a.bmp"], saved["a.png"])
+    # A map that is missing is made again.
+    (maps / "a-2.npy").unlink()
+    again = run(capsys, "explain", *given, *OWN, "-o", folder, "--save-maps", maps, "--resume")
+    assert again[1].startswith("3 of 4 were there already")
+    assert (maps / "a-2.npy").exists()
+
+
+def failing_on_black():
+    model = small_model()
+
+    def fail(module, args):
+        if not args[0].any():
+            raise RuntimeError("no\nlight")
+
+    model.register_forward_pre_hook(fail)
+    return model, None, ["a", "b", "c"]
+
+
+def test_a_picture_that_the_network_fails_on(picture, tmp_path, capsys, monkeypatch):
+    def dark(image):
+        return torch.zeros(3, 224, 224) if image.size == (8, 9) else torch.ones(3, 224, 224)
+
+    monkeypatch.setattr(networks, "standard_preprocess", lambda *_: dark)
+    Image.new("RGB", (8, 9)).save(tmp_path / "dark.png")
+    given = [tmp_path / "dark.png", picture, "--model", "tests.test_cli:failing_on_black"]
+    out = tmp_path / "out.png"
+    status, table, err = run(
+        capsys, "explain", *given, "--quiet", "-o", out, "--method", "layercam"
+    )
+    assert status == 1
+    assert err == f"unioncam: {tmp_path / 'dark.png'}: no light\n"
+    assert "photo.png" in table
+
+
+def softmax_network():
+    return nn.Sequential(small_model(), nn.Softmax(1)), None, ["a", "b", "c"]
+
+
+def one_output_network():
+    model = small_model()
+    return nn.Sequential(*model[:3], nn.Linear(4 * 28 * 28, 1), nn.Flatten(0)), None
+
+
+def test_probabilities_are_not_softmaxed_again(picture, tmp_path, capsys):
+    numbers = []
+    for name in ("small_network", "softmax_network"):
+        layer = ["--layer", "0.1" if "softmax" in name else "1"]
+        words = ["--model", f"tests.test_cli:{name}", "--method", "hirescam", *layer]
+        status, table, _ = run(capsys, "explain", picture, "--quiet", "-o", tmp_path, *words)
+        assert status == 0
+        numbers.append(float(re.search(r"0\.\d{3}", table)[0]))
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-3)
+    assert 1 / 3 < numbers[0] < 1
+
+
+def test_one_output_is_its_own_score(picture, tmp_path, capsys):
+    words = ["--model", "tests.test_cli:one_output_network", "--layer", "1", "--quiet"]
+    status, table, err = run(capsys, "explain", picture, *words, "-o", tmp_path / "o.png")
+    assert (status, err) == (0, "")
+    model = one_output_network()[0]
+    x = networks.Network(
+        "", model, networks.standard_preprocess([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    ).prepare(pictures.load_picture(picture))[0]
+    assert f"{model(x).item():.3f}" in table.splitlines()[1]
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_names_that_look_like_formulas(picture, tmp_path, capsys, command):
+    odd = picture.rename(tmp_path / "$x^{_$.png")
+    more = ["--methods", "layercam"] if command == "compare" else ["--method", "layercam"]
+    out = tmp_path / "o.png"
+    assert run(capsys, command, odd, *OWN, *more, "-o", out)[0] == 0
+    assert out.exists()
+
+
+def test_where_no_csv_can_be_written(picture, tmp_path, capsys):
+    for path in (tmp_path, tmp_path / "none" / "a.csv"):
+        status, table, err = run(capsys, "compare", picture, *OWN, "--csv", path)
+        assert (status, table) == (2, "")
+        assert err == f"unioncam: --csv {path}: give a file in a folder that exists\n"
+
+
+def test_pictures_of_more_than_eight_bits(tmp_path):
+    shades = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(shades).save(tmp_path / "deep.png")
+    Image.fromarray(shades).save(tmp_path / "deep.tif")
+    wanted = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name in ("deep.png", "deep.tif"):
+        found = np.asarray(pictures.load_picture(tmp_path / name))
+        assert np.array_equal(found, np.repeat(wanted[..., None], 3, axis=2))
+    for name, dtype in (("whole.tif", np.int32), ("real.tif", np.float32)):
+        Image.fromarray(shades.astype(dtype)).save(tmp_path / name)
+        with pytest.raises(pictures.PictureError, match="numbers of 32 bits"):
+            pictures.load_picture(tmp_path / name)
+
+
+def test_pictures_much_longer_than_wide_are_refused(tmp_path):
+    Image.new("RGB", (4, 401)).save(tmp_path / "thin.png")
+    Image.new("RGB", (400, 4)).save(tmp_path / "long.png")
+    with pytest.raises(pictures.PictureError, match="4 x 401 pixels is more than 100 times"):
+        pictures.load_picture(tmp_path / "thin.png")
+    assert pictures.load_picture(tmp_path / "long.png").size == (400, 4)
+
+
+@pytest.mark.parametrize("names", [{"cat": 0}, [1, 2, 3]])
+def test_class_names_that_are_none(monkeypatch, names):
+    monkeypatch.setattr(
+        sys.modules[__name__], "small_network", lambda: (small_model(), None, names)
+    )
+    with pytest.raises(networks.NetworkError, match="class_names must be a sequence of str"):
+        networks.load_network("tests.test_cli:small_network")

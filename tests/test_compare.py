@@ -43,12 +43,12 @@ def test_maps_are_those_of_the_methods_alone(x):
     assert list(result.maps) == names
     for name in names:
         method, options = METHODS[name], dict(QUICK.get(name, {}))
-        if "relu_attributions" in method.options or name != "rise":
+        if name not in ("rise", "unioncam", "fusioncam"):
             options["relu_attributions"] = True
         if "baselines" in method.options and name != "groupcam":
             options["baselines"] = 0.25
         made = method.cls(net, layer) if method.needs_layer else method.cls(net)
-        alone = made.attribute(x, [1, 2], **options).detach().relu()
+        alone = made.attribute(x, [1, 2], **options).detach()
         torch.testing.assert_close(result.maps[name], alone, msg=name)
 
 
@@ -126,7 +126,7 @@ def test_captums_attributions(x):
     label = IntegratedGradients(net).get_name()
     torch.testing.assert_close(result.maps[label], integrated.sum(1, keepdim=True).relu())
     union = LayerUnionCAM(net, layer).attribute(x, 1, baselines=0.5, theta=50)
-    torch.testing.assert_close(result.maps["UnionCAM"], union.relu())
+    torch.testing.assert_close(result.maps["UnionCAM"], union)
     assert given.grad is None
     assert given.requires_grad
 
@@ -145,9 +145,9 @@ def test_parts_of_unioncam(x):
     parts = ["unioncam.denoised", "unioncam.region:alpha=count", "unioncam.union"]
     result = compared(parts, x, metrics=[])
     details = LayerUnionCAM(net, layer).attribute(x, 1, return_details=True)[1]
-    torch.testing.assert_close(result.maps["UnionCAM denoised"], details.denoised.relu())
-    torch.testing.assert_close(result.maps["UnionCAM region alpha=count"], details.region.relu())
-    torch.testing.assert_close(result.maps["UnionCAM union"], details.union.relu())
+    torch.testing.assert_close(result.maps["UnionCAM denoised"], details.denoised)
+    torch.testing.assert_close(result.maps["UnionCAM region alpha=count"], details.region)
+    torch.testing.assert_close(result.maps["UnionCAM union"], details.union)
 
 
 def test_the_model_is_as_before(x):
@@ -242,3 +242,133 @@ def test_specs():
     assert parse_spec(" unioncam.union ") == ("unioncam", "union", {})
     with pytest.raises(TypeError, match="named by a str"):
         parse_spec(3)
+
+
+class BeginsInPlace(nn.Module):
+    """A network that writes into what it is given, as some normalise."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.layer, _ = NETWORKS["vgg_like"]()
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5))
+
+
+def test_a_network_that_begins_in_place(x):
+    in_place, kept = BeginsInPlace().eval(), x.clone()
+    methods = [LayerUnionCAM(in_place, in_place.layer), LayerGradCam(in_place, in_place.layer)]
+    found = compare(methods, x, "top2", forward_func=in_place, metrics=["average_drop"])
+    assert torch.equal(x, kept)
+    net, layer, _ = NETWORKS["vgg_like"]()
+    plain = [LayerUnionCAM(net, layer), LayerGradCam(net, layer)]
+    wanted = compare(
+        plain, x - 0.5, "top2", forward_func=net, metrics=["average_drop"], baselines=-0.5
+    )
+    for label, maps in wanted.maps.items():
+        torch.testing.assert_close(found.maps[label], maps)
+    drops = [[row["average_drop"] for row in result.rows] for result in (found, wanted)]
+    assert drops[0] == pytest.approx(drops[1])
+
+
+def test_the_map_that_is_measured_is_the_one_that_was_scored(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    result = compared(["unioncam"], x, "top1", metrics=["average_drop"])
+    best = [int(labels[0]) for labels in result.classes]
+    found = LayerUnionCAM(net, layer).attribute(x, best, return_details=True)[1]
+    beta = torch.where(found.selected_union, found.beta_union, found.beta_region)
+    black = net(torch.zeros_like(x)).softmax(1)[range(2), best]
+    clean = result.probabilities[:, 0]
+    drops = 100 * (clean - beta - black).clamp(min=0) / clean
+    assert [row["average_drop"] for row in result.rows] == pytest.approx(drops.tolist(), abs=1e-4)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.layer, _ = NETWORKS["vgg_like"]()
+
+    def forward(self, x, shift):
+        return self.net(x + shift)
+
+
+def test_wrapped_attributions_get_what_those_inside_take(x):
+    net = Shifted().eval()
+    tunnel = NoiseTunnel(LayerUnionCAM(net, net.layer))
+    result = compare(
+        {
+            "tunnel": (tunnel, {"nt_samples": 1, "stdevs": 0.0, "theta": 40.0}),
+            "plain": (LayerUnionCAM(net, net.layer), {"theta": 40.0}),
+        },
+        x, 1, additional_forward_args=torch.tensor(0.2), baselines=3.0, metrics=[],
+    )  # fmt: skip
+    torch.testing.assert_close(result.maps["tunnel"], result.maps["plain"].relu())
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda net: (Saliency(net), {"foo": 3}), "Saliency has no option 'foo'; it takes abs"),
+        (
+            lambda net: (IntegratedGradients(net), {"n_step": 1}),
+            "has no option 'n_step'; closest: 'n_steps'",
+        ),
+        (lambda net: (NoiseTunnel(Saliency(net)), {"nt_sample": 1}), "closest: 'nt_samples'"),
+        (lambda net: ("layercam", 3), "options must be a dict"),
+        (lambda net: ("layercam",), "a method must be a name"),
+    ],
+)
+def test_options_that_no_attribution_takes(x, method, message):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    with pytest.raises(TypeError, match=message):
+        compare([method(net)], x, 1, forward_func=net, layer=layer)
+
+
+def test_labels_of_the_user_stay_and_lose_no_method(x):
+    given = {"a #2": "layercam", "a": "hirescam", "a #1": "gradcam"}
+    assert list(compared(given, x, metrics=[]).maps) == list(given)
+    twice = compared(["layercam", "layercam", "layercam"], x, metrics=[])
+    assert list(twice.maps) == ["LayerCAM", "LayerCAM #2", "LayerCAM #3"]
+    with pytest.raises(TypeError, match="labels of methods must be str, got 1"):
+        compared({1: "layercam"}, x)
+
+
+def test_maps_of_several_inputs_are_not_dropped(x):
+    net = Shifted().eval()
+    with pytest.raises(ValueError, match="Saliency gives 2 maps, one for each input"):
+        compare([Saliency(net)], (x, torch.zeros_like(x)), 1, forward_func=net)
+
+
+def test_under_inference_mode(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    methods = [Saliency(net), LayerGradCam(net, layer), LayerUnionCAM(net, layer)]
+    wanted = compare(methods, x, 1)
+    with torch.inference_mode():
+        found = compare(methods, x.clone(), 1)
+    assert all(torch.equal(found.maps[label], wanted.maps[label]) for label in wanted.maps)
+
+
+def test_max_box_acc_has_a_mean(x):
+    boxes = [torch.tensor([[0.0, 0.0, x.shape[3], x.shape[2]]])] * 2
+    options = {"max_box_acc": {"boxes": boxes}}
+    result = compared(["ones"], x, metrics=["max_box_acc"], metric_options=options)
+    assert result.summary()[0]["max_box_acc"] == 1
+    assert isinstance(result.rows[0]["max_box_acc"], list)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metrics": None}, TypeError, "metrics must be a sequence of names, got None"),
+        ({"metrics": [1]}, ValueError, "no metric 1"),
+        ({"metric_options": [1]}, TypeError, "metric_options must map metrics"),
+        (
+            {"metric_options": {"deletion": {"return_curve": True}}},
+            ValueError,
+            "'deletion' gives more than",
+        ),
+    ],
+)
+def test_wrong_metrics(x, options, error, message):
+    with pytest.raises(error, match=message):
+        compared(["ones"], x, **{"metrics": ["deletion"], **options})

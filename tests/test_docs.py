@@ -274,6 +274,9 @@ PROVOKED = {
     "UnionCAM is blank for example(s) …": lambda: explain(
         model=(model := with_bias(-100.0)), layer=model[1]
     ),
+    "UnionCAM explains nothing for example(s) …": lambda: explain(
+        score="logit", scorer=lambda images: images.new_ones(len(images), 5)
+    ),
     "inputs hold NaN or infinity": lambda: explain(x * torch.nan),
     "activations of layer … hold NaN or infinity": lambda: explain(
         model=(model := with_bias(torch.nan)), layer=model[1]

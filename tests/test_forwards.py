@@ -6,6 +6,7 @@ from torch import nn
 
 from captum_unioncam import LayerUnionCAM
 from captum_unioncam.engine.maps import distinct, unit_range
+from captum_unioncam.engine.target_scores import TargetScores
 from tests.networks import NETWORKS, TARGETS, images, seeded
 
 
@@ -157,3 +158,25 @@ def test_nothing_is_kept_after_the_call():
     gc.collect()
     assert sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()) == before
     assert attr.grad_fn is None
+
+
+def scored(outputs):
+    target = TargetScores.from_output("probability", 0, outputs)
+    return target.read(outputs, torch.arange(len(outputs)))[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_distributions_are_known_in_every_precision(dtype, classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, classes, generator=generator, dtype=torch.double)
+    distributions = logits.softmax(1).to(dtype)
+    for given in (distributions, distributions.double()):
+        torch.testing.assert_close(scored(given), given[:, 0].to(scored(given)))
+
+
+def test_few_logits_are_no_distribution_by_accident():
+    outputs = torch.tensor([[0.2654, 0.7331], [0.30, 0.74], [0.5, 0.5]], dtype=torch.double)
+    wanted = outputs.softmax(1)[:, 0]
+    wanted[2] = 0.5
+    torch.testing.assert_close(scored(outputs), wanted)

@@ -457,3 +457,16 @@ def test_a_map_of_ones_scores_a_cell_and_zeros_nothing(cells: int, side: int) ->
 def test_bad_cells(cell: object, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         grid_pointing_game(None, IMAGE, point(1, 1), cell=cell)
+
+
+def test_tolerance_along_rows_and_columns() -> None:
+    # The object is the pixel in row 20 and column 30.
+    boxes = box(30, 20, 31, 21)
+    for row, column, hit in ((24, 30, 1), (25, 30, 0), (20, 31, 1), (20, 32, 0), (24, 31, 1)):
+        found = pointing_game(None, IMAGE, point(row, column), boxes=boxes, tolerance=(5, 2))
+        assert found.item() == hit, (row, column)
+    near = point(23, 31)
+    assert pointing_game(None, IMAGE, near, boxes=boxes, tolerance=(3.2, 2)).item() == 0
+    for wrong in ((5, -1), (1, 2, 3)):
+        with pytest.raises(ValueError, match="tolerance must be"):
+            pointing_game(None, IMAGE, point(1, 1), boxes=boxes, tolerance=wrong)

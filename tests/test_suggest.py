@@ -106,3 +106,23 @@ def test_a_callers_no_grad():
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             assert suggest_layer(net, x).name == "1"
+
+
+def test_a_network_that_begins_in_place():
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+    x = torch.randn(1, 3, 8, 8)
+    kept = x.clone()
+    assert suggest_layer(net, x).name == "1"
+    assert torch.equal(x, kept)
+
+
+def test_channels_that_come_last_are_no_maps():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.LayerNorm(8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+    assert suggest_layer(Net(), torch.rand(1, 3, 8, 8)).name == "conv"

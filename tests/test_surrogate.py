@@ -207,7 +207,7 @@ def test_other_scores_are_predicted_like_logits(changed):
     maps, y = relu_maps(0, 30, 9), uniform(1, 8, 1)
     y[2] = changed
     chosen = choose_masks(maps, uniform(2, 30), 8)
-    found = predict_scores(maps, chosen, y, y)
+    found = predict_scores(maps, chosen, y, y, torch.relu)
     assert torch.equal(found.logits, found.scores)
     assert torch.equal(found.logit_std, found.score_std)
 
@@ -351,3 +351,21 @@ def test_nothing_is_written_into():
     assert torch.equal(torch.get_rng_state(), state)
     for values, copy in zip((rows, maps, weights, y, chosen), (*before, kept), strict=True):
         assert torch.equal(values, copy)
+
+
+def test_raw_outputs_between_zero_and_one_are_no_probabilities():
+    maps, y = relu_maps(0, 30, 9), uniform(1, 8, 1)
+    chosen = choose_masks(maps, uniform(2, 30), 8)
+    found = predict_scores(maps, chosen, y, y, "logit")
+    assert torch.equal(found.logits, found.scores)
+    shifted = predict_scores(maps, chosen, y + 5, y + 5, "logit")
+    torch.testing.assert_close(shifted.scores, found.scores + 5, atol=1e-5, rtol=0)
+
+
+def test_probabilities_stay_ones_where_one_is_rounded_to_zero():
+    maps = relu_maps(0, 200, 9)
+    chosen = choose_masks(maps, uniform(2, 200), 40)
+    y = (uniform(1, 40, 1) > 0.8).float()
+    found = predict_scores(maps, chosen, y, y)
+    assert (found.logits < 0).any()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()

@@ -68,7 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("predicted", "truth"),
         help="explain the most probable class (default), or the classes a picture is labelled with",
     )
-    parser.add_argument("--n", type=int, help="how many pictures, chosen at random (default: all)")
+    # torchrun takes "--n" for an abbreviation of its own options, wherever it stands.
+    parser.add_argument(
+        "--n",
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="how many pictures, chosen at random (default: all); under torchrun say --pictures",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of that choice (default: %(default)s)")
     parser.add_argument("--year", help="of a VOC devkit that holds several")
     parser.add_argument("--image-set", help="of a VOC devkit (default: test, or else val)")

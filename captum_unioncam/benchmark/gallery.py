@@ -36,7 +36,8 @@ def most_disputed(rows: Sequence[Row], count: int = SHOWN) -> dict[str, int]:
 def write_gallery(subject: Subject, rows: Sequence[Row], path: Path, *, quiet: bool = True) -> None:
     """Explain the most disputed images again and draw every method's map over them.
 
-    Maps are made again rather than stored: a few pictures cost less than all maps of a run.
+    Maps are made again rather than stored: a few pictures cost less than all maps of a run. Methods
+    that draw at random draw anew.
     """
     disputed = most_disputed(rows)
     items = {item.image: item for item in subject.data.items}

@@ -34,6 +34,8 @@ class Prepared:
         black (Tensor): its black baseline, same shape.
         shown (Tensor): what the network sees, RGB in [0, 1].
         boxes (dict): per class index, the boxes of its objects in pixels of the input.
+        scale (tuple[float, float]): pixels of the input per pixel of the picture, along rows and
+            columns; (1, 1) where boxes were not asked for.
         error (str): why it cannot be used; empty if it can.
     """
 
@@ -42,6 +44,7 @@ class Prepared:
     black: Tensor = field(default_factory=lambda: torch.empty(0))
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
     boxes: dict[int, list[Box]] = field(default_factory=dict)
+    scale: tuple[float, float] = (1.0, 1.0)
     error: str = ""
 
 
@@ -77,7 +80,7 @@ class Pictures(Dataset[Prepared]):
         if self.box_steps is None:
             return Prepared(item, x, black, shown)
         boxes = moved(item.objects, picture.size, self.box_steps)
-        return Prepared(item, x, black, shown, boxes)
+        return Prepared(item, x, black, shown, boxes, scale_of(picture.size, self.box_steps))
 
 
 def prepared(pictures: Pictures, indices: Sequence[int], workers: int) -> Iterable[Prepared]:
@@ -155,19 +158,39 @@ def moved(
         size (tuple[int, int]): width and height of the picture.
         steps (Sequence): of `box_steps`.
     """
-    from torchvision import tv_tensors
-
-    if not objects:
-        return {}
-    corners = torch.tensor([box for _, box in objects], dtype=torch.float64)
-    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size[::-1])
-    for step in steps:
-        boxes = step(boxes)
     left: dict[int, list[Box]] = {}
-    for (label, _), (x0, y0, x1, y1) in zip(objects, boxes.tolist(), strict=True):
+    boxes = _after([box for _, box in objects], size, steps)
+    for (label, _), (x0, y0, x1, y1) in zip(objects, boxes, strict=True):
         if _holds_a_centre(x0, x1) and _holds_a_centre(y0, y1):
             left.setdefault(label, []).append((x0, y0, x1, y1))
     return left
+
+
+def scale_of(size: tuple[int, int], steps: Sequence[BoxStep]) -> tuple[float, float]:
+    """Return how many pixels of the input a pixel of the picture becomes, along rows and columns.
+
+    Args:
+        size (tuple[int, int]): width and height of the picture.
+        steps (Sequence): of `box_steps`.
+    """
+    width, height = size
+    # A small box in the middle, where no crop cuts it.
+    middle = (0.49 * width, 0.49 * height, 0.51 * width, 0.51 * height)
+    ((x0, y0, x1, y1),) = _after([middle], size, steps)
+    return (y1 - y0) / (0.02 * height), (x1 - x0) / (0.02 * width)
+
+
+def _after(boxes: Sequence[Box], size: tuple[int, int], steps: Sequence[BoxStep]) -> list[Box]:
+    """Return boxes after the steps of a preprocessing, cut off where the input ends."""
+    from torchvision import tv_tensors
+
+    if not boxes:
+        return []
+    corners = torch.tensor(boxes, dtype=torch.float64)
+    left = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size[::-1])
+    for step in steps:
+        left = step(left)
+    return [tuple(box) for box in left.tolist()]
 
 
 def _holds_a_centre(low: float, high: float) -> bool:

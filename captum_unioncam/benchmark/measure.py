@@ -1,11 +1,12 @@
 """What is measured on one picture."""
 
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_unioncam.benchmark.loading import Prepared
 from captum_unioncam.benchmark.presets import needs_boxes
@@ -14,10 +15,14 @@ from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.benchmark.subject import Subject
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.result import Comparison
-from captum_unioncam.engine.maps import resize
+from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.engine.maps import resize, unit_range
 from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics.localization import POINTING_TOLERANCE
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
+from captum_unioncam.metrics.similarity import similarities
 from captum_unioncam.pictures import PictureError
+from captum_unioncam.registry import METHODS
 
 
 def compared(
@@ -41,18 +46,21 @@ def compared(
         "deletion": deletion,
     }
     chosen = [metric for metric in metrics if not needs_boxes(metric)]
-    return compare(
-        methods,
-        x,
-        target,
-        forward_func=subject.network.model,
-        layer=subject.layer,
-        # Methods mask as their maps are measured.
-        baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
-        metrics=chosen,
-        metric_options={metric: options[metric] for metric in chosen if metric in options},
-        show_progress=show_progress,
-    )
+    with warnings.catch_warnings():
+        # A blank or worthless map is a result like any other here, and its metrics show it.
+        warnings.filterwarnings("ignore", ".* (is blank|explains nothing) for example", UserWarning)
+        return compare(
+            methods,
+            x,
+            target,
+            forward_func=subject.network.model,
+            layer=subject.layer,
+            # Methods mask as their maps are measured.
+            baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
+            metrics=chosen,
+            metric_options={metric: options[metric] for metric in chosen if metric in options},
+            show_progress=show_progress,
+        )
 
 
 def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
@@ -65,17 +73,17 @@ def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
     settings, network = subject.settings, subject.network
     x, black = picture.x.to(subject.device), picture.black.to(subject.device)
     with torch.no_grad():
-        predicted = int(network.model(x)[0].argmax())
+        predicted = int(network.model(x.clone())[0].argmax())
     classes = classes_of(picture, predicted, settings)
     targets = {str(c): c for c in classes}
-    methods = settings.methods
+    methods = {
+        m: drawn_anew(spec, settings.seed, picture.item.image)
+        for m, spec in settings.methods.items()
+    }
     rows: dict[tuple[int, str], Row] = {}
     maps: dict[str, Tensor] = {}
     for group in [{m: s} for m, s in methods.items()] if settings.alone else [methods]:
-        with warnings.catch_warnings():
-            # A blank map is a result like any other here, and its metrics show it.
-            warnings.filterwarnings("ignore", ".* is blank for example", UserWarning)
-            found = compared(subject, group, settings.metrics, x, black, targets)
+        found = compared(subject, group, settings.metrics, x, black, targets)
         maps |= found.maps
         for row in found.rows:
             rows[int(row["class"]), row["method"]] = row
@@ -86,7 +94,7 @@ def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
         for method, spec in methods.items():
             row = rows[c, method]
             values = {
-                m: located_by(m, network.model, x, of_class[method], picture.boxes[c])
+                m: located_by(m, x, of_class[method], picture.boxes[c], picture.scale)
                 if needs_boxes(m)
                 else row[m]
                 for m in settings.metrics
@@ -111,6 +119,22 @@ def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
     return measured
 
 
+def drawn_anew(spec: str, seed: int, image: str) -> str:
+    """Give a method that draws, and whose seed is not said, one of its own for each picture.
+
+    With one seed for all, a control would be a single map, and intervals over pictures blind to it.
+
+    Examples::
+
+        >>> drawn_anew("random", 0, "a.png"), drawn_anew("random:seed=3", 0, "a.png")
+        ('random:seed=134742677', 'random:seed=3')
+    """
+    name, _, options = parse_spec(spec)
+    if "seed" not in METHODS[name].options or "seed" in options:
+        return spec
+    return f"{spec}:seed={zlib.crc32(f'{seed}:{image}'.encode())}"
+
+
 def classes_of(picture: Prepared, predicted: int, settings: Settings) -> list[int]:
     """Return the classes to explain.
 
@@ -128,17 +152,27 @@ def classes_of(picture: Prepared, predicted: int, settings: Settings) -> list[in
 
 
 def located_by(
-    metric: str, model: nn.Module, x: Tensor, cam: Tensor, boxes: Sequence[Sequence[float]]
+    metric: str,
+    x: Tensor,
+    cam: Tensor,
+    boxes: Sequence[Sequence[float]],
+    scale: tuple[float, float],
 ) -> Any:
-    """Return a metric of localisation for one map, a number or one per threshold."""
-    value = METRICS[metric].function(model, x, cam.to(x.device), boxes=[torch.tensor(boxes)])
-    return value[0].tolist()
+    """Return a metric of localisation for one map, a number or one per threshold.
+
+    The pointing game tolerates its 15 pixels of the picture, `scale` input pixels each.
+    """
+    options: dict[str, Any] = {"boxes": [torch.tensor(boxes)]}
+    if metric == "pointing_game":
+        rows, columns = scale
+        options["tolerance"] = (POINTING_TOLERANCE * rows, POINTING_TOLERANCE * columns)
+    return METRICS[metric].function(None, x, cam.to(x.device), **options)[0].tolist()
 
 
 def disagreement(maps: Sequence[Tensor], size: Sequence[int]) -> float:
     r"""Return how much maps of one picture differ: the mean of :math:`1 - r` over all pairs.
 
-    r is the correlation of two maps over the pixels of the input, 0 where one of them is flat.
+    r is Pearson's correlation of two maps over the pixels of the input, 0 where one is flat.
 
     Args:
         maps (Sequence[Tensor]): each (1, 1, *spatial).
@@ -153,9 +187,11 @@ def disagreement(maps: Sequence[Tensor], size: Sequence[int]) -> float:
         >>> [round(abs(disagreement([up, other], (2,))), 6) for other in (up, down)]
         [0.0, 2.0]
     """
-    flat = torch.stack([resize(m.double(), size).flatten() for m in maps])
-    is_flat = torch.tensor([bool(m.amin() == m.amax()) for m in maps])[:, None]
-    centred = torch.where(is_flat.to(flat.device), 0, flat - flat.mean(1, keepdim=True))
-    correlations = torch.nn.functional.cosine_similarity(centred[:, None], centred[None], dim=2)
+    if len(maps) < 2:
+        return 0.0
+    # Resizing gives a flat map the contrast of rounding.
+    flat = [m.double() if m.amin() == m.amax() else unit_range(m.double()) for m in maps]
+    shown = [resize(m, size) if m.amin() < m.amax() else m.new_zeros(1, 1, *size) for m in flat]
     first, second = torch.triu_indices(len(maps), len(maps), 1)
-    return float((1 - correlations[first, second]).mean()) if len(first) else 0.0
+    at_input = torch.cat(shown)
+    return float((1 - similarities(at_input[first], at_input[second], "pearson")).mean())

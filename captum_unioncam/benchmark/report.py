@@ -54,9 +54,8 @@ def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
         f"- Measured: {table.images} pictures{pairs}; {skipped}.",
     ]
     if table.accuracy is not None:
-        lines.append(
-            f"- The most probable class is among the labels of {100 * table.accuracy:.1f} % of them."
-        )
+        right = f"{100 * table.accuracy:.1f} %"
+        lines.append(f"- The most probable class is among the labels of {right} of them.")
     lines += ["", "```", settings.command(folder), "```"]
     if table.means:
         about = (
@@ -68,7 +67,10 @@ def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
         lines += ["", "## Means", "", about, "", *means_table(table, settings)]
     boxed = [name for name in settings.metrics if needs_boxes(name)]
     if table.means and boxed:
-        about = "Every class counts alike, as the pointing game is published."
+        about = (
+            "Every class counts alike, as the pointing game is published; the distance that it "
+            "tolerates is in pixels of the picture, before preprocessing."
+        )
         lines += ["", "## Means over classes", "", about, "", *_over_classes(table, boxed)]
     if table.differences:
         heading = f"## Differences from {table.reference}"

@@ -23,6 +23,8 @@ from captum_unioncam.pictures import PictureError
 if sys.platform != "win32":
     import fcntl
 
+# What no other picture will survive either.
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 # So many pictures that fail before any is measured mean that the fault is not theirs.
 MOST_FAILURES = 3
 
@@ -105,7 +107,9 @@ def _measured(subject: Subject, pictures: Iterable[Prepared], works: bool) -> It
             if picture.error:
                 raise PictureError(picture.error)
             rows = measure_image(subject, picture)
-        except ValueError as error:
+        except FATAL:
+            raise
+        except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             lost = [{"image": picture.item.image, "error": reason, **shared}]
             if works or isinstance(error, PictureError):

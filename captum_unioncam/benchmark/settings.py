@@ -90,7 +90,7 @@ class Settings:
             "--target": self.target,
             "--year": self.year,
             "--image-set": self.image_set,
-            "--n": self.n,
+            "--pictures": self.n,
             "--seed": self.seed,
             "--device": self.device,
             "--out": out,

@@ -37,6 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     from captum_unioncam.figure import save
 
     methods, metrics = _parts(arguments.methods), _parts(arguments.metrics)
+    csv = arguments.csv
+    if csv is not None and (csv.is_dir() or not csv.resolve().parent.is_dir()):
+        raise ValueError(f"--csv {csv}: give a file in a folder that exists")
     if not methods:
         raise ValueError("--methods names no method")
     for method in methods:
@@ -60,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     def name(label: str) -> str:
         return network.class_name(int(label))
 
-    save(result.figure(shown, names=name, heading=heading), arguments.output)
-    if arguments.csv is not None:
-        result.to_csv(arguments.csv)
     print(result)
+    if csv is not None:
+        result.to_csv(csv)
+    save(result.figure(shown, names=name, heading=heading), arguments.output)
     print(f"picture written to {arguments.output}")
     return 0
 

@@ -119,7 +119,9 @@ def compare(
         stack.enter_context(quiet(call))
         model = model_behind(model_func)
         watched = [] if model is None else [model]
-        output = check_output(model_func(*call.inputs, *call.extra), call.num_examples)
+        # Copies: a network that begins in place would write into the user's inputs.
+        given = [a.clone() if isinstance(a, Tensor) else a for a in (*call.inputs, *call.extra)]
+        output = check_output(model_func(*given), call.num_examples)
         classes = _classes(target, output)
         targets = [target for _, target in classes]
         explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, common)
@@ -161,7 +163,7 @@ def _classes(target: Any, output: Tensor) -> list[tuple[list[str], Any]]:
     count = len(output)
     if isinstance(target, str):
         wanted = target.removeprefix("top")
-        if not target.startswith("top") or not wanted.isdigit() or output.dim() != 2:
+        if not target.startswith("top") or not wanted.isdecimal() or output.dim() != 2:
             raise ValueError(
                 f'target {target!r}: a string must be "top1", "top2", ... for an output of shape '
                 f"(N, classes), here {tuple(output.shape)}"
@@ -183,13 +185,15 @@ def _metric_options(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, dict[str, Any]]:
     """Return the metrics asked for with their options, checked before any forward."""
-    if isinstance(names, str):
-        raise TypeError(f"metrics must be a sequence of names, got the string {names!r}")
-    options = options or {}
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"metrics must be a sequence of names, got {names!r}")
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise TypeError(f"metric_options must map metrics to dicts of options, got {options!r}")
     for name in (*names, *options):
         if name not in METRICS:
             raise ValueError(
-                f"no metric {name!r}{closest(name, METRICS)}; known: {_listed(METRICS)}"
+                f"no metric {name!r}{closest(str(name), METRICS)}; known: {_listed(METRICS)}"
             )
     unused = set(options) - set(names)
     if unused:
@@ -237,7 +241,12 @@ def _measured(
         given = {n: v for n, v in common.items() if n in known and v is not None}
         if "explanation_func" in known:
             given["explanation_func"] = explanation_func
-        found[name] = metric.function(forward_func, inputs, maps, **{**given, **options}).cpu()
+        value = metric.function(forward_func, inputs, maps, **{**given, **options})
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"metric {name!r} gives more than its values with {options}; drop that"
+            )
+        found[name] = value.cpu()
     return found
 
 

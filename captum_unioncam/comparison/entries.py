@@ -1,7 +1,7 @@
 """The methods of a comparison, and their maps on shared measurements."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.comparison.specs import parse_spec
 from captum_unioncam.engine import ClassActivationMap
+from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.layer_state import LayerState, Together, measured
 from captum_unioncam.engine.target_scores import parse_target
 from captum_unioncam.registry import METHODS
@@ -53,20 +54,50 @@ def entries_of(
     labelled = methods.items() if isinstance(methods, Mapping) else ((None, m) for m in methods)
     entries: list[Entry] = []
     for label, given in labelled:
-        method, options = given if isinstance(given, tuple) else (given, {})
+        method, options = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
         if isinstance(method, str):
             entry = _named(method, forward_func, layer)
         elif isinstance(method, Attribution):
             entry = Entry(method.get_name(), method)
         else:
             raise TypeError(
-                "a method must be a name of the registry or an attribution object of Captum, got "
-                f"{type(method).__name__}"
+                "a method must be a name of the registry or an attribution object of Captum, or "
+                f"one of them with its options, (method, {{...}}), got {given!r}"
             )
-        entry = replace(entry, label=label or entry.label, options={**entry.options, **options})
-        taken = sum(e.label.partition(" #")[0] == entry.label for e in entries)
-        entries.append(replace(entry, label=f"{entry.label} #{taken + 1}") if taken else entry)
+        if not isinstance(options, Mapping) or not isinstance(label, str | None):
+            what = "labels of methods must be str" if options == {} else "options must be a dict"
+            raise TypeError(f"{what}, got {label!r} for {given!r}")
+        _check_options(entry, options)
+        title = label or entry.label
+        same = sum(title in (e.label, e.label.rpartition(" #")[0]) for e in entries)
+        # A user's own labels are the keys of a mapping, and differ.
+        title = f"{title} #{same + 1}" if same and label is None else title
+        entries.append(replace(entry, label=title, options={**entry.options, **options}))
     return entries
+
+
+def _check_options(entry: Entry, options: Mapping[str, Any]) -> None:
+    if isinstance(entry.attribution, ClassActivationMap):
+        return
+    known = _keywords(entry.attribution)
+    for name in options:
+        if known is not None and name not in known:
+            raise TypeError(
+                f"{entry.attribution.get_name()} has no option {name!r}{closest(name, known)}; it "
+                f"takes {', '.join(sorted(known))}"
+            )
+
+
+def _keywords(attribution: Attribution) -> set[str] | None:
+    """Return what an attribution and those it wraps take; None if that is anything."""
+    parameters = inspect.signature(attribution.attribute).parameters.values()
+    known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        return known
+    # NoiseTunnel hands on what it does not know itself.
+    inner = getattr(attribution, "attribution_method", None)
+    handed_on = None if inner is None else _keywords(inner)
+    return None if handed_on is None else known | handed_on
 
 
 def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None) -> Entry:
@@ -117,7 +148,7 @@ class Explainer:
         self.groups: dict[Any, list[tuple[LayerState, ...]]] = {}
 
     def map(self, entry: Entry, number: int) -> Tensor:
-        """Return the entry's map for a target, (N, 1, *spatial), clipped at zero."""
+        """Return the entry's map for a target, (N, 1, *spatial), clipped unless it is scaled."""
         if isinstance(entry.attribution, ClassActivationMap):
             return self._cam(entry, entry.attribution, number)
         return self.explanation_func(entry)(
@@ -126,25 +157,35 @@ class Explainer:
 
     def explanation_func(self, entry: Entry) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
+        own = inspect.signature(entry.attribution.attribute).parameters
+        known = _keywords(entry.attribution) or set(own)
+        is_scaled = getattr(entry.attribution, "is_scaled", False)
 
         def explain(inputs: Any, **arguments: Any) -> Tensor:
-            known = inspect.signature(entry.attribution.attribute).parameters
             given = {**arguments, **self._options(entry, known)}
-            given = {n: v for n, v in given.items() if n in known or n == "target"}
-            if "relu_attributions" in known:
-                given["relu_attributions"] = True
+            passed = {"target", *known, *entry.options}
+            given = {n: v for n, v in given.items() if n in passed}
+            if "relu_attributions" in own:
+                given["relu_attributions"] = not is_scaled
             if entry.part:
                 given["return_details"] = True
-            with torch.enable_grad():
-                found = entry.attribution.attribute(inputs, **given)
+            # Copies: a network that begins in place would write into the user's inputs.
+            with torch.inference_mode(False), torch.enable_grad():
+                found = entry.attribution.attribute(_copied(inputs), **given)
             if entry.part:
-                return cast(Tensor, getattr(found[1], entry.part)).relu()
+                return cast(Tensor, getattr(found[1], entry.part))
+            if isinstance(found, tuple) and len(found) > 1:
+                raise ValueError(
+                    f"{entry.label} gives {len(found)} maps, one for each input or tensor of the "
+                    "layer; compare takes methods that give one"
+                )
             first = found[0] if isinstance(found, tuple) else found
-            return cast(Tensor, first.detach().sum(1, keepdim=True).relu())
+            cam = first.detach().sum(1, keepdim=True)
+            return cast(Tensor, cam if is_scaled else cam.relu())
 
         return explain
 
-    def _options(self, entry: Entry, known: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(self, entry: Entry, known: Container[str]) -> dict[str, Any]:
         """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
         brings_its_own = getattr(entry.attribution, "default_baselines", "0") != "0"
         shared = {
@@ -161,7 +202,7 @@ class Explainer:
         options = self._options(entry, method.options())
         to_input = options.pop("attribute_to_layer_input", False)
         grad_kwargs = options.pop("grad_kwargs", None)
-        positional = (self.inputs, self.targets[0], self.extra, to_input, True, grad_kwargs)
+        positional = (self.inputs, self.targets[0], self.extra, to_input, False, grad_kwargs)
         call, chosen = method._checked(positional, options)
         # Tensors by identity: they are alive as long as the group that they describe.
         key = (
@@ -188,7 +229,13 @@ class Explainer:
         found = method._cam(states[0], **chosen)
         own, details = found if isinstance(found, tuple) else (found, None)
         cam = getattr(details, entry.part) if entry.part else own
-        return method._finished([(states[0], cam)], relu_attributions=True)[0]
+        return method._finished([(states[0], cam)], relu_attributions=not method.is_scaled)[0]
+
+
+def _copied(inputs: Any) -> Any:
+    if isinstance(inputs, tuple):
+        return tuple(_copied(x) for x in inputs)
+    return inputs.clone() if isinstance(inputs, Tensor) else inputs
 
 
 def _is_ours(attribution: Attribution) -> bool:

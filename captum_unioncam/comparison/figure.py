@@ -35,7 +35,7 @@ def draw_comparison(
     figure = Figure(figsize=(2.6 * columns + 1.0, (2.75 + 0.19 * below) * len(rows) + 0.6), dpi=80)
     figure.set_layout_engine("constrained")
     if heading:
-        figure.suptitle(heading, fontsize=12)
+        figure.suptitle(heading, fontsize=12, parse_math=False)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     cells = {(row["example"], row["class"], row["method"]): row for row in comparison.rows}
     for axes, (n, k) in zip(grid, rows, strict=True):
@@ -44,12 +44,12 @@ def draw_comparison(
             ax.set_xticks([])
             ax.set_yticks([])
         label = comparison.classes[n][k]
-        axes[0].set_title(shortened(names(label)), fontsize=11)
+        axes[0].set_title(shortened(names(label)), fontsize=11, parse_math=False)
         axes[0].set_xlabel(f"probability {float(comparison.probabilities[n, k]):.3f}", fontsize=10)
         for ax, (method, maps) in zip(axes[1:], comparison.maps.items(), strict=True):
             heat = prepared_maps(maps[n : n + 1, k : k + 1], 1, size)[0, 0]
             ax.imshow(heat.numpy(), cmap=HEAT, vmin=0, vmax=1, alpha=0.55)
-            ax.set_title(shortened(method), fontsize=11)
+            ax.set_title(shortened(method), fontsize=11, parse_math=False)
             cell = cells[n, label, method]
             scores = [f"{METRICS[m].title} {_score(cell[m], m)}" for m in comparison.metrics]
             ax.set_xlabel("\n".join(scores), fontsize=9)

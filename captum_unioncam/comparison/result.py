@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.cost import Cost
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import METRICS, max_box_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +24,8 @@ class Comparison:
     """Maps of several methods for the same inputs and classes, and what was measured on them.
 
     Attributes:
-        maps (dict[str, Tensor]): per method, (N, K, *spatial of its maps) for K classes, clipped
-            at zero, on the CPU.
+        maps (dict[str, Tensor]): per method, (N, K, *spatial of its maps) for K classes, on the
+            CPU; clipped at zero, but for methods whose maps span [0, 1] once resized.
         rows (list[dict[str, Any]]): one per example, class and method, with "example", "class",
             "method", "probability", every metric, and an equal share of what the method cost:
             "forwards" (rows through the model; None if forward_func hides it), "seconds" and
@@ -75,14 +75,17 @@ class Comparison:
         return cls(maps, rows, metrics, classes, probabilities, inputs)
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return one row per method: means over examples and classes of every number."""
+        """Return one row per method: means over examples and classes of every number.
+
+        Of `max_box_acc` it is the share of hits at the best threshold.
+        """
         table = []
         for label in self.maps:
             own = [row for row in self.rows if row["method"] == label]
             means: dict[str, Any] = {"method": label}
             for name in (*self.metrics, *COSTS):
-                known = [row[name] for row in own if isinstance(row[name], int | float)]
-                means[name] = sum(known) / len(known) if known else None
+                known = [row[name] for row in own if row[name] is not None]
+                means[name] = _mean(known) if known else None
             table.append(means)
         return table
 
@@ -181,6 +184,13 @@ def formatted(value: Any) -> str:
     if not isinstance(value, int | float):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _mean(values: Sequence[Any]) -> float:
+    if isinstance(values[0], list):
+        # One value per threshold: MaxBoxAcc.
+        return max_box_accuracy(torch.tensor(values)).accuracy
+    return float(sum(values) / len(values))
 
 
 def _share(total: int | None, parts: int) -> float | None:

@@ -172,7 +172,7 @@ def _check_baseline(baseline: Any, x: Tensor) -> None:
                 f"{tuple(x.shape)}: every size must be the input's or 1{hint}"
             )
         finite = bool(torch.isfinite(baseline).all())
-    elif isinstance(baseline, bool) or not isinstance(baseline, int | float):
+    elif isinstance(baseline, bool) or not isinstance(baseline, numbers.Real):
         raise TypeError(f"a baseline must be a number or a Tensor, got {type(baseline).__name__}")
     else:
         finite = math.isfinite(baseline)

@@ -13,6 +13,7 @@ from captum_unioncam.engine.arguments import check_finite, check_flag, closest
 from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.captum_compat import BaselineType
 from captum_unioncam.engine.layer_state import LayerState, measured
+from captum_unioncam.engine.modules import check_layer
 from captum_unioncam.engine.target_scores import Score
 from captum_unioncam.engine.warn import warn
 
@@ -96,6 +97,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         perturbs = None | "inputs" | "features"   # adds the engine's options to `attribute`
         default_score = "probability"             # f_c, where something is perturbed
         default_baselines = "0"                   # what the docstring says of `_baselines`
+        is_scaled = False                         # whether maps span [0, 1] once resized
 
         def _cam(self, state, *, option=default): # signed map, (N, 1, *spatial)
 
@@ -108,6 +110,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
     perturbs: ClassVar[Literal["inputs", "features"] | None] = None
     default_score: ClassVar[Score] = "probability"
     default_baselines: ClassVar[str] = "0"
+    is_scaled: ClassVar[bool] = False
     _cam: Callable[..., Any]
 
     def __init__(
@@ -182,6 +185,8 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
                     f"{type(self).__name__}.attribute has no parameter {name!r}"
                     f"{closest(name, known)}; it takes {', '.join(known) or 'no options'}"
                 )
+        if self.layer is None:
+            check_layer(self.forward_func, self.layer)
         inputs, target, extra, to_input, _, grad_kwargs = positional
         chosen = {name: options.get(name, p.default) for name, p in known.items()}
         show_progress = chosen.pop("show_progress", False)

@@ -16,7 +16,7 @@ from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
-from captum_unioncam.engine.tokens import TokenGrid, find_grid
+from captum_unioncam.engine.tokens import TokenGrid, channels_seem_last, find_grid
 from captum_unioncam.engine.warn import warn
 
 
@@ -216,9 +216,8 @@ def _warn_of_channels_last(A: Tensor, call: Call) -> None:
     images = [x for x in call.inputs if x.is_floating_point() and x.dim() == 4]
     if A.dim() != 4 or not images:
         return
-    (height, width), (_, rows, columns, last) = images[0].shape[2:], A.shape
-    # Maps have the proportions of the image; where other dimensions have them, they are the maps'.
-    if rows * width == columns * height and columns * width != last * height and last > columns:
+    height, width = images[0].shape[2:]
+    if channels_seem_last(A.shape, height, width):
         warn(
             f"{call.layer_name} gives shape {tuple(A.shape)} for images of {height} x {width}: its "
             "channels seem to come last, but it is read as (N, C, H, W); choose the layer after "

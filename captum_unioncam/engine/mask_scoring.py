@@ -180,7 +180,9 @@ class MaskScorer:
         columns += [torch.zeros_like(values) for values in columns]
         if chosen is not None and not bool(chosen.all()):
             low, measured = maps.maps[:, 0].cpu(), [values.cpu() for values in columns[:2]]
-            columns = list(completed(maps.rows.cpu(), low, chosen, *measured))
+            logits, scores = measured
+            kind = targets[0].score
+            columns = list(completed(maps.rows.cpu(), low, chosen, logits, scores, kind))
         live = maps.channels
         tables = []
         for number, target in enumerate(targets):

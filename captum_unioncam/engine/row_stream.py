@@ -60,6 +60,13 @@ class RowStream:
 
         def run(chunk: slice) -> None:
             output = self.forward(rows[chunk], chunk, make)
+            if tuple(output.shape[1:]) != targets[0].shape:
+                who = "scorer" if self.call.scorer_is_own else "forward_func"
+                clean = ", ".join(["rows", *map(str, targets[0].shape)])
+                raise ValueError(
+                    f"{who} returned shape {tuple(output.shape)} for masked inputs, but the clean "
+                    f"ones gave ({clean}): the same outputs are needed"
+                )
             which = rows[chunk].to(output.device)
             for reads, target in zip(found, targets, strict=True):
                 reads.append(target.read(output, which))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_unioncam.engine.target_scores import Score
+
 # The variance of what masks alone do not explain, as a share of the scores' own.
 NOISE = 0.05
 
@@ -75,7 +77,9 @@ def choose_masks(maps: Tensor, weights: Tensor, budget: int) -> Tensor:
     return chosen
 
 
-def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor) -> PredictedScores:
+def predict_scores(
+    maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor, kind: Score = "probability"
+) -> PredictedScores:
     r"""Predict the scores of an example's masks from those of some of them.
 
     A Gaussian process with one kernel for all targets:
@@ -89,11 +93,11 @@ def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor)
     with :math:`u_i = m_i / \Vert m_i \Vert`, :math:`\ell` the median distance between two chosen
     masks (of an even number the lower), :math:`\sigma^2 = 0.05`, :math:`\bar y` the mean over
     the chosen masks and v the variance that makes their values likeliest. y are the raw outputs,
-    and the logarithms of the scores where all those measured of a target lie in (0, 1], as
-    probabilities do; such scores are predicted in [0, 1], with standard deviation
-    :math:`\hat f \sqrt{\mathrm{var}}`. Other scores are predicted as they are. Measured values
-    are kept. A single one is what all masks are predicted to earn, with standard deviation zero,
-    since it has no variance.
+    and the logarithms of the scores where all those measured of a target lie in (0, 1] and they
+    are not raw outputs themselves; such scores are predicted in [0, 1], with standard deviation
+    :math:`\hat f \sqrt{\mathrm{var}}`. Other scores are predicted as they are; probabilities of
+    which one is rounded to zero are then clamped to [0, 1]. Measured values are kept. A single one
+    is what all masks are predicted to earn, with standard deviation zero, since it has no variance.
 
     Source: Rasmussen, Williams: Gaussian Processes for Machine Learning, MIT Press, 2006,
     Eqs. 2.25 and 2.26. https://gaussianprocess.org/gpml/
@@ -103,6 +107,8 @@ def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor)
         chosen (Tensor): indices of the masks that were forwarded, all different, (n,), n > 0.
         logits (Tensor): the targets' raw outputs on these, (n, T).
         scores (Tensor): the targets' scores of these, (n, T).
+        kind (str or Callable, optional): what the scores are: "probability", "logit" or a
+            function of the user's own. Default: "probability"
 
     Returns:
         *PredictedScores* of all masks, each (M, T), in the dtypes that came.
@@ -120,15 +126,17 @@ def predict_scores(maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor)
     """
     if not len(chosen):
         raise ValueError("scores are predicted from measured ones: forward at least one mask")
-    are_probabilities = ((scores > 0) & (scores <= 1)).all(0)
+    # One output alone is its own score and need not be a probability: the values tell.
+    on_log = ((scores > 0) & (scores <= 1)).all(0) & (kind != "logit")
+    bounded = ((scores >= 0) & (scores <= 1)).all(0) & (kind == "probability")
     wide = scores.double()
-    measured = torch.cat([logits.double(), torch.where(are_probabilities, wide.log(), wide)], 1)
+    measured = torch.cat([logits.double(), torch.where(on_log, wide.log(), wide)], 1)
     mean, std = _gaussian_process(maps, chosen, measured)
     logit, score = mean.chunk(2, 1)
     logit_std, score_std = std.chunk(2, 1)
     probability = score.clamp(max=0).exp()
-    score = torch.where(are_probabilities, probability, score)
-    score_std = torch.where(are_probabilities, probability * score_std, score_std)
+    score_std = torch.where(on_log, probability * score_std, score_std)
+    score = torch.where(on_log, probability, torch.where(bounded, score.clamp(0, 1), score))
     return PredictedScores(
         logit.to(logits).index_copy(0, chosen, logits),
         score.to(scores).index_copy(0, chosen, scores),
@@ -165,7 +173,12 @@ def budgeted(rows: Tensor, maps: Tensor, weights: Tensor, budget: int) -> Tensor
 
 
 def completed(
-    rows: Tensor, maps: Tensor, chosen: Tensor, logits: Tensor, scores: Tensor
+    rows: Tensor,
+    maps: Tensor,
+    chosen: Tensor,
+    logits: Tensor,
+    scores: Tensor,
+    kind: Score = "probability",
 ) -> PredictedScores:
     """Fill up the scores of a budgeted table, example by example, like `predict_scores`.
 
@@ -175,6 +188,7 @@ def completed(
         chosen (Tensor): the masks that were forwarded, some of every example, (M,) bool.
         logits (Tensor): the targets' raw outputs on these, (chosen.sum(), T).
         scores (Tensor): the targets' scores of these, (chosen.sum(), T).
+        kind (str or Callable, optional): what the scores are. Default: "probability"
 
     Returns:
         *PredictedScores* of all masks, each (M, T); of an example whose masks were all
@@ -193,11 +207,12 @@ def completed(
     for example in torch.unique(rows[~chosen]):
         own = (rows == example).nonzero()[:, 0]
         forwarded = chosen[own].nonzero()[:, 0]
-        measured = (values[own[forwarded]] for values in (found.logits, found.scores))
-        for values, predicted in zip(
-            found, predict_scores(maps[own], forwarded, *measured), strict=True
-        ):
-            values[own] = predicted
+        known = own[forwarded]
+        predicted = predict_scores(
+            maps[own], forwarded, found.logits[known], found.scores[known], kind
+        )
+        for values, own_values in zip(found, predicted, strict=True):
+            values[own] = own_values
     return found
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from captum_unioncam.engine.captum_compat import TargetType
 
+SINGLE_EPS = torch.finfo(torch.float32).eps
+
 Score = Literal["probability", "logit"] | Callable[[Tensor], Tensor]
 
 
@@ -94,8 +96,8 @@ def target_index(target: Any, output: Tensor) -> Tensor:
                     f"target index {index} is out of range for an output of shape {shape}: "
                     f"valid are 0 to {size - 1} (or -{size} to -1)"
                 )
-    sizes = torch.tensor(shape[1:], device=output.device)
-    return torch.tensor(rows, device=output.device) % sizes
+    sizes = torch.tensor(shape[1:], device=output.device, dtype=torch.long)
+    return torch.tensor(rows, device=output.device, dtype=torch.long) % sizes
 
 
 def _depth_hint(depth: int) -> str:
@@ -132,21 +134,21 @@ class TargetScores:
         score (Score): what f_c is.
         index (Tensor): the target in each example's output, (N, k).
         is_probability (Tensor): whether an example's output is a distribution already, (N,).
+        shape (tuple[int, ...]): the output's shape without its rows.
     """
 
     score: Score
     index: Tensor
     is_probability: Tensor
+    shape: tuple[int, ...]
 
     @classmethod
     def from_output(cls, score: Score, target: Any, output: Tensor) -> "TargetScores":
         """Fix the target and what the output is, once, on the clean inputs."""
         index = target_index(target, output)
         classes = _class_vectors(output.detach(), index)
-        # Rounding of probabilities in bfloat16 stays below this; they may have been widened since.
-        tolerance = torch.finfo(torch.bfloat16).eps
-        distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= tolerance)
-        return cls(score, index, distribution)
+        distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= _rounding(classes))
+        return cls(score, index, distribution, tuple(output.shape[1:]))
 
     def raw(self, output: Tensor, rows: Tensor) -> Tensor:
         """Return the target's raw output, (R,), in float32 or better; differentiable.
@@ -183,6 +185,19 @@ class TargetScores:
                 f"{tuple(output.shape)} or one score per row ({len(output)},), got {shape}"
             )
         return widened(scored)
+
+
+def _rounding(classes: Tensor) -> Tensor:
+    """Return how far from one rounding may leave the sum of each distribution, (R,).
+
+    Few logits sum to one by accident, and the fewer the less is tolerated. Probabilities of half
+    precision may have been widened since: all their values are then still exact there.
+    """
+    allowed = classes.new_full((len(classes),), max(64, classes.shape[1]) * SINGLE_EPS)
+    for dtype in (torch.float16, torch.bfloat16):
+        halved = (classes.to(dtype).to(classes) == classes).all(1)
+        allowed = torch.where(halved, torch.finfo(dtype).eps, allowed)
+    return allowed
 
 
 def _class_vectors(output: Tensor, index: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""Layers of vision transformers: a row of tokens read as a grid of maps."""
+"""Layers of vision transformers: a row of tokens read as a grid of maps, or channels last."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,17 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
         "class token in front, form no grid of square patches over an image of "
         f"{height} x {width}"
     )
+
+
+def channels_seem_last(shape: Sequence[int], height: int, width: int) -> bool:
+    """Say whether a layer's output over images of that size looks like (N, H, W, C).
+
+    Maps have the proportions of the image; where other dimensions have them, they are the maps'.
+    """
+    if len(shape) != 4:
+        return False
+    _, rows, columns, last = shape
+    return rows * width == columns * height and columns * width != last * height and last > columns
 
 
 def _square_patches(

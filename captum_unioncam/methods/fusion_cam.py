@@ -77,6 +77,7 @@ class LayerFusionCAM(ClassActivationMap):
 
     name = "Fusion-CAM"
     perturbs = "inputs"
+    is_scaled = True
 
     def _check(self, theta: float, region_weights: Weights, max_masks: int | None) -> None:
         check_max_masks(max_masks)

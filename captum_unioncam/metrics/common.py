@@ -181,6 +181,8 @@ def prepared_maps(
     maps = attributions.detach()
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).sum(1, keepdim=True)
     check_finite(name, maps, "clean them before they are measured")
+    low, high = extrema(maps)
+    check_finite(f"ranges of {name}", high - low, "scale them down before they are measured")
     if tuple(maps.shape[2:]) != tuple(size):
         low, high = extrema(maps)
         # Rounding must not give a flat map the contrast that scaling would blow up.

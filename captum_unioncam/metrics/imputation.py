@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_unioncam.engine import min_max
 
-# Largest error that is left, as a share of the range of a channel's known values.
+# The error at which iterations end, estimated, as a share of the range of known values.
 TOLERANCE = 1e-6
 # Jacobi's weight: below 1 it converges on any mask; towards 1 it smooths fastest.
 OMEGA = 0.9

@@ -19,6 +19,9 @@ from captum_unioncam.metrics.truth import (
 
 Boxes = Sequence[Tensor] | Tensor
 
+# Pixels of the picture by which the pointing game may miss, as published.
+POINTING_TOLERANCE = 15.0
+
 
 def pointing_game(
     forward_func: Callable[..., Any] | None,
@@ -27,7 +30,7 @@ def pointing_game(
     *,
     boxes: Boxes | None = None,
     masks: Tensor | None = None,
-    tolerance: float = 15.0,
+    tolerance: float | tuple[float, float] = POINTING_TOLERANCE,
 ) -> Tensor:
     r"""Say whether each map's largest value lies on the object, or close to it.
 
@@ -57,8 +60,10 @@ def pointing_game(
             last: pass (x_min - 1, y_min - 1, x_max, y_max). Default: None
         masks (Tensor, optional): the objects' pixels (N, H, W) as bool, instead of boxes.
             Default: None
-        tolerance (float, optional): distance in pixels below which a miss counts as a hit.
-            Default: 15.0
+        tolerance (float or tuple[float, float], optional): distance in pixels below which a miss
+            counts as a hit. Where the images were resized, 15 pixels of the picture are another
+            number here: pass them along rows and columns, ``(15 * H / H_picture, 15 * W /
+            W_picture)``. Default: 15.0
 
     Returns:
         *Tensor* of 1 (hit) or 0, (N,).
@@ -78,9 +83,14 @@ def pointing_game(
         >>> pointing_game(None, image, L, boxes=[torch.tensor([[19, 0, 40, 40]])])
         tensor([1.])
     """
-    check_number("tolerance", tolerance)
-    if tolerance < 0:
-        raise ValueError(f"tolerance must be 0 pixels or more, got {tolerance}")
+    both = tolerance if isinstance(tolerance, tuple) else (tolerance, tolerance)
+    if len(both) != 2:
+        raise ValueError(f"tolerance must be a number or (rows, columns), got {tolerance}")
+    for along in both:
+        check_number("tolerance", along)
+        if along < 0:
+            raise ValueError(f"tolerance must be 0 pixels or more, got {tolerance}")
+    along_rows, along_columns = (float(along) ** 2 for along in both)
     size = image_size(inputs)
     pixels = object_pixels(boxes, masks, size)
     maps = prepared_maps(attributions, size[0], size[1:])
@@ -89,8 +99,9 @@ def pointing_game(
     for point, mask in zip(points, pixels, strict=True):
         row, column = point // size[2], point % size[2]
         y, x = mask.nonzero().T
-        nearest = ((y - row) ** 2 + (x - column) ** 2).min()
-        hits.append(nearest == 0 or nearest < tolerance**2)
+        # An ellipse: dy^2 / rows^2 + dx^2 / columns^2 < 1, without a division by zero.
+        nearest = ((y - row) ** 2 * along_columns + (x - column) ** 2 * along_rows).min()
+        hits.append(bool(mask[row, column]) or bool(nearest < along_rows * along_columns))
     return torch.tensor(hits, device=maps.device).to(maps.dtype)
 
 
