@@ -198,6 +198,11 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     options = _method_options(arguments)
     into_folder = _check_output(arguments.output, len(arguments.images))
+    named = [
+        (path, name, arguments.output / f"{name}.png" if into_folder else arguments.output)
+        for path, name in _named(arguments.images)
+    ]
+    _check_not_read(arguments.images, [written for _, _, written in named])
     if arguments.save_maps is not None:
         arguments.save_maps.mkdir(parents=True, exist_ok=True)
     network = networks.load_network(arguments.model, arguments.weights)
@@ -205,8 +210,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     network.model.to(device)
     subject, heading, failed, left = None, "", 0, 0
     explained: list[figure.Explanation] = []
-    for (path, name), number in zip(_named(arguments.images), itertools.count(1), strict=False):
-        picture_file = arguments.output / f"{name}.png" if into_folder else arguments.output
+    for number, (path, name, picture_file) in enumerate(named, 1):
         map_file = arguments.save_maps and arguments.save_maps / f"{name}.npy"
         done = picture_file.exists() and (map_file is None or map_file.exists())
         if arguments.resume and into_folder and done:
@@ -249,6 +253,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     if _check_output(arguments.output):
         arguments.output /= "unioncam_compare.png"
+    _check_not_read([arguments.image], [arguments.output])
     return compare_command.run(arguments)
 
 
@@ -315,6 +320,13 @@ def _check_output(path: Path, num_images: int = 1) -> bool:
             "give a folder and each gets its own"
         )
     return False
+
+
+def _check_not_read(read: Sequence[Path], written: Sequence[Path]) -> None:
+    originals = {path.resolve() for path in read}
+    for path in written:
+        if path.resolve() in originals:
+            raise ValueError(f"--output would write over the picture {path}; give another folder")
 
 
 def _say(text: str, quiet: bool) -> None:

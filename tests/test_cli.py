@@ -352,7 +352,7 @@ def test_probabilities_are_not_softmaxed_again(picture, tmp_path, capsys):
     for name in ("small_network", "softmax_network"):
         layer = ["--layer", "0.1" if "softmax" in name else "1"]
         words = ["--model", f"tests.test_cli:{name}", "--method", "hirescam", *layer]
-        status, table, _ = run(capsys, "explain", picture, "--quiet", "-o", tmp_path, *words)
+        status, table, _ = run(capsys, "explain", picture, "--quiet", "-o", tmp_path / "o", *words)
         assert status == 0
         numbers.append(float(re.search(r"0\.\d{3}", table)[0]))
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-3)
@@ -377,6 +377,16 @@ def test_names_that_look_like_formulas(picture, tmp_path, capsys, command):
     out = tmp_path / "o.png"
     assert run(capsys, command, odd, *OWN, *more, "-o", out)[0] == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_pictures_are_not_written_over(picture, capsys, command):
+    before = picture.read_bytes()
+    for output in {"explain": (picture, picture.parent), "compare": (picture,)}[command]:
+        status, _, err = run(capsys, command, picture, *OWN, "-o", output)
+        assert status == 2
+        assert err.startswith(f"unioncam: --output would write over the picture {picture}")
+    assert picture.read_bytes() == before
 
 
 def test_where_no_csv_can_be_written(picture, tmp_path, capsys):
