@@ -314,7 +314,7 @@ def test_wrapped_attributions_get_what_those_inside_take(x):
             "has no option 'n_step'; closest: 'n_steps'",
         ),
         (lambda net: (NoiseTunnel(Saliency(net)), {"nt_sample": 1}), "closest: 'nt_samples'"),
-        (lambda net: ("layercam", 3), "options must be a dict"),
+        (lambda net: ("layercam", 3), "options of LayerCAM must be a dict, got 3"),
         (lambda net: ("layercam",), "a method must be a name"),
     ],
 )

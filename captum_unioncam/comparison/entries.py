@@ -64,9 +64,10 @@ def entries_of(
                 "a method must be a name of the registry or an attribution object of Captum, or "
                 f"one of them with its options, (method, {{...}}), got {given!r}"
             )
-        if not isinstance(options, Mapping) or not isinstance(label, str | None):
-            what = "labels of methods must be str" if options == {} else "options must be a dict"
-            raise TypeError(f"{what}, got {label!r} for {given!r}")
+        if not isinstance(label, str | None):
+            raise TypeError(f"labels of methods must be str, got {label!r}")
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options of {entry.label} must be a dict, got {options!r}")
         _check_options(entry, options)
         title = label or entry.label
         same = sum(title in (e.label, e.label.rpartition(" #")[0]) for e in entries)
@@ -100,6 +101,12 @@ def _keywords(attribution: Attribution) -> set[str] | None:
     return None if handed_on is None else known | handed_on
 
 
+def _innermost(attribution: Any) -> Any:
+    while hasattr(attribution, "attribution_method"):
+        attribution = attribution.attribution_method
+    return attribution
+
+
 def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None) -> Entry:
     name, part, options = parse_spec(text)
     method = METHODS[name]
@@ -119,10 +126,7 @@ def forward_func_of(attribution: Any) -> Callable[..., Any]:
     Raises:
         ValueError: if it does not tell.
     """
-    # NoiseTunnel wraps another attribution.
-    while not hasattr(attribution, "forward_func") and hasattr(attribution, "attribution_method"):
-        attribution = attribution.attribution_method
-    found = getattr(attribution, "forward_func", None)
+    found = getattr(_innermost(attribution), "forward_func", None)
     if not callable(found):
         raise ValueError(f"{attribution.get_name()} does not tell its model; pass forward_func=")
     return cast(Callable[..., Any], found)
@@ -169,7 +173,10 @@ class Explainer:
                 given["relu_attributions"] = not is_scaled
             if entry.part:
                 given["return_details"] = True
-            # Copies: a network that begins in place would write into the user's inputs.
+            # Copies: a network that begins in place would write into the user's tensors.
+            given = {
+                n: _copied(v) if n == "additional_forward_args" else v for n, v in given.items()
+            }
             with torch.inference_mode(False), torch.enable_grad():
                 found = entry.attribution.attribute(_copied(inputs), **given)
             if entry.part:
@@ -187,7 +194,7 @@ class Explainer:
 
     def _options(self, entry: Entry, known: Container[str]) -> dict[str, Any]:
         """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
-        brings_its_own = getattr(entry.attribution, "default_baselines", "0") != "0"
+        brings_its_own = getattr(_innermost(entry.attribution), "default_baselines", "0") != "0"
         shared = {
             name: value
             for name, value in self.common.items()
