@@ -93,12 +93,21 @@ def test_labels_csv(tmp_path):
         ("file,class_index\na.jpg,-1\n", "line 2: needs a file and a class_index from 0"),
         ("file,class_index\na.jpg\n", "line 2: needs a file"),
         ("file,class_index\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is there twice"),
+        ("file,class_index\na.jpg,1\n./a.jpg,2\n", "line 3: a.jpg is there twice"),
+        ("file,class_index\n../a.jpg,1\n", "line 2: ../a.jpg is outside"),
+        ("file,class_index\n/a.jpg,1\n", "line 2: /a.jpg is outside"),
         ("file,class_index\n", "no pictures in it; looked for pictures with labels.csv"),
     ],
 )
 def test_wrong_labels_csv(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
+        find_data(tmp_path)
+
+
+def test_labels_csv_in_another_encoding(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,class_index\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="labels.csv is no text in UTF-8"):
         find_data(tmp_path)
 
 

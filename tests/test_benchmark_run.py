@@ -301,6 +301,7 @@ def test_other_settings_are_refused(photos, whole, capsys, changes, message):
     [
         (["--metrics", "average_dropp"], "got 'average_dropp'; closest: 'average_drop'"),
         (["--metrics", ","], "--metrics names no metric"),
+        (["--metrics", "grid_pointing_game"], "grid_pointing_game measures mosaics"),
         (["--metrics", "insertion,insertion"], "--metrics names one twice"),
         (["--methods", "unioncm"], "no method 'unioncm'; closest: 'unioncam'"),
         (["--preset", "table1"], "--preset names methods already: give it or --methods"),

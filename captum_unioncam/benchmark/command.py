@@ -164,6 +164,8 @@ def _chosen(arguments: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
         raise ValueError("--metrics names no metric")
     for metric in metrics:
         check_choice("--metrics", metric, tuple(METRICS))
+        if "cell" in METRICS[metric].needs:
+            raise ValueError(f"--metrics {metric} measures mosaics, which are made in Python only")
     if len(set(metrics)) < len(metrics):
         raise ValueError("--metrics names one twice")
     if any(map(needs_boxes, metrics)) and arguments.target != "truth":

@@ -168,25 +168,31 @@ def _plain(name: str) -> str:
 def _listed(root: Path) -> Iterator[Item]:
     """List the pictures that ``labels.csv`` names."""
     path = root / LABELS_FILE
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        if not {"file", "class_index"} <= set(table.fieldnames or ()):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as such") from error
+    table = csv.DictReader(lines)
+    if not {"file", "class_index"} <= set(table.fieldnames or ()):
+        raise ValueError(
+            f"{path} must have the columns file and class_index, and may have class_name; "
+            f"got {', '.join(table.fieldnames or ()) or 'none'}"
+        )
+    seen: set[str] = set()
+    for row in table:
+        image, index = (row["file"] or "").strip(), (row["class_index"] or "").strip()
+        if not image or not index.isdecimal():
             raise ValueError(
-                f"{path} must have the columns file and class_index, and may have class_name; "
-                f"got {', '.join(table.fieldnames or ()) or 'none'}"
+                f"{path}, line {table.line_num}: needs a file and a class_index from 0, got "
+                f"{image!r} and {index!r}"
             )
-        seen: set[str] = set()
-        for row in table:
-            image, index = (row["file"] or "").strip(), (row["class_index"] or "").strip()
-            if not image or not index.isdecimal():
-                raise ValueError(
-                    f"{path}, line {table.line_num}: needs a file and a class_index from 0, got "
-                    f"{image!r} and {index!r}"
-                )
-            if image in seen:
-                raise ValueError(f"{path}, line {table.line_num}: {image} is there twice")
-            seen.add(image)
-            yield Item(image, (int(index),))
+        image = Path(image).as_posix()  # without a leading "./"
+        if Path(image).is_absolute() or ".." in Path(image).parts:
+            raise ValueError(f"{path}, line {table.line_num}: {image} is outside {root}")
+        if image in seen:
+            raise ValueError(f"{path}, line {table.line_num}: {image} is there twice")
+        seen.add(image)
+        yield Item(image, (int(index),))
 
 
 def _folders(root: Path) -> DataSet:
