@@ -250,10 +250,13 @@ def find_layer(model: nn.Module, name: str, x: Tensor) -> SuggestedLayer:
     """Return the layer called `name`, or the suggested one for "auto".
 
     Raises:
-        NetworkError: if there is no such layer, naming the closest ones.
+        NetworkError: if there is no such layer, naming the closest ones, or none to suggest.
     """
     if name == "auto":
-        return suggest_layer(model, x)
+        try:
+            return suggest_layer(model, x)
+        except ValueError as error:
+            raise NetworkError(f"--layer auto: {error}") from error
     layers = dict(model.named_modules())
     if name not in layers:
         raise NetworkError(f"no layer {name!r}{closest(name, layers)}; --layer auto suggests one")

@@ -19,6 +19,7 @@ from captum_unioncam import (
     LayerUnionCAM,
     as_explanation_func,
     cli,
+    explain_command,
     networks,
     suggest_layer,
 )
@@ -223,7 +224,7 @@ def missing_extra(monkeypatch):
     def missing(arguments):
         raise ModuleNotFoundError("No module named 'matplotlib'")
 
-    monkeypatch.setattr(cli, "_demo", missing)
+    monkeypatch.setattr(explain_command, "run_demo", missing)
     raise RuntimeError(cli.main(["demo"]))
 
 
