@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from captum_unioncam import __version__, explain_command
 from captum_unioncam.benchmark import command as benchmark_command
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # 'benchmark' takes a folder there, which argparse cannot tell from a command's name.
         words[:2] = [SPEED]
     arguments = _parser().parse_args(words)
+    # A line of our code says nothing to who types a command.
+    as_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return int(arguments.run(arguments))
     except ModuleNotFoundError as error:
@@ -38,7 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("unioncam: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = as_before
     return 2
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"unioncam: {message}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -347,6 +347,23 @@ def one_output_network():
     return nn.Sequential(*model[:3], nn.Linear(4 * 28 * 28, 1), nn.Flatten(0)), None
 
 
+def blank_network():
+    return nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.Flatten(), OfSize()), None
+
+
+class OfSize(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] * 0 + x.mean()
+
+
+def test_warnings_are_lines(picture, tmp_path):
+    words = ["--model", "tests.test_cli:blank_network", "--layer", "1", "--quiet"]
+    given = ["explain", str(picture), *words, "-o", str(tmp_path / "o.png")]
+    command = [sys.executable, "-m", "captum_unioncam", *given]
+    err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert re.fullmatch("(unioncam: UnionCAM (is blank|explains nothing) for .*\n)+", err), err
+
+
 def test_probabilities_are_not_softmaxed_again(picture, tmp_path, capsys):
     numbers = []
     for name in ("small_network", "softmax_network"):
