@@ -150,7 +150,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     if explain_command.check_output(arguments.output):
         arguments.output /= "unioncam_compare.png"
-    explain_command.check_not_read([arguments.image], [arguments.output])
+    written = [arguments.output] if arguments.csv is None else [arguments.output, arguments.csv]
+    explain_command.check_not_read([arguments.image], written)
     return compare_command.run(arguments)
 
 

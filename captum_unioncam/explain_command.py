@@ -151,11 +151,11 @@ def _heading(network: str, layer: str, method: str) -> str:
 
 def _named(images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Give every image a name of its own for what is written about it."""
-    stems = Counter(path.stem for path in images)
+    stems, names = Counter(path.stem for path in images), {path.name for path in images}
     taken: set[str] = set()
     for path in images:
         # Endings tell apart what has one stem, whatever the order; then only a number is left.
-        own = path.stem if stems[path.stem] == 1 else path.name
+        own = path.stem if stems[path.stem] == 1 and path.stem not in names else path.name
         name = next(n for n in _numbered(own) if n not in taken)
         taken.add(name)
         yield path, name
@@ -191,7 +191,7 @@ def check_not_read(read: Sequence[Path], written: Sequence[Path]) -> None:
     originals = {path.resolve() for path in read}
     for path in written:
         if path.resolve() in originals:
-            raise ValueError(f"--output would write over the picture {path}; give another folder")
+            raise ValueError(f"this would write over the picture {path}; give another output")
 
 
 def _say(text: str, quiet: bool) -> None:

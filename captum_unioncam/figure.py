@@ -51,7 +51,8 @@ class Explanation:
         name (str): what to call the photograph.
         picture (ndarray): what the network sees, RGB in [0, 1], (H, W, 3).
         class_name (str): the class explained.
-        probability (float): its softmax probability.
+        probability (float): its softmax probability, or the output of a network with one.
+        measured (str): which of both, "probability" or "output".
         panels (list[Panel]): Grad-CAM and what there is between it and the method's own map,
             which comes last.
         scores (dict[str, str]): columns for the table, by header.
@@ -62,6 +63,7 @@ class Explanation:
     picture: NDArray[np.float32]
     class_name: str
     probability: float
+    measured: str
     panels: list[Panel]
     scores: dict[str, str]
     attribution: NDArray[np.float32]
@@ -168,6 +170,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
         shown[0].permute(1, 2, 0).numpy(),
         network.class_name(chosen),
         float(scores_of(x)[0]),
+        "probability" if clean[0].numel() > 1 else "output",
         panels,
         scores,
         attribution[0, 0].cpu().float().numpy(),
@@ -212,7 +215,8 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
             ax.set_xticks([])
             ax.set_yticks([])
         axes[0].set_title(
-            f"{shortened(explanation.class_name)}\nprobability {explanation.probability:.3f}",
+            f"{shortened(explanation.class_name)}\n"
+            f"{explanation.measured} {explanation.probability:.3f}",
             fontsize=11,
             parse_math=False,
         )
@@ -251,7 +255,7 @@ def writable_suffixes() -> set[str]:
 
 def table(explanations: Sequence[Explanation]) -> str:
     """Return the scores as lines of text, aligned in columns."""
-    header = ["image", "class", "probability", *explanations[0].scores]
+    header = ["image", "class", explanations[0].measured, *explanations[0].scores]
     rows = [
         [e.name, e.class_name, f"{e.probability:.3f}", *e.scores.values()] for e in explanations
     ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.target_scores import check_output
 from captum_unioncam.suggest import SuggestedLayer, suggest_layer
 
 
@@ -168,7 +169,8 @@ def _own_network(name: str, weights: str) -> Network:
     mean_and_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     preprocess = rest[0] if rest and rest[0] is not None else standard_preprocess(*mean_and_std)
     names = rest[1] if len(rest) > 1 and rest[1] is not None else ()
-    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+    are_listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not are_listed or not all(isinstance(one, str) for one in names):
         raise NetworkError(
             f"--model {name}: class_names must be a sequence of str, one for each output, got "
             f"{type(names).__name__}"
@@ -272,7 +274,8 @@ def find_class(network: Network, target: str, x: Tensor) -> int | None:
     if target == "top1":
         return None
     with torch.no_grad():
-        num_classes = network.model(x.clone()).shape[1]
+        output = check_output(network.model(x.clone()), len(x))
+    num_classes = output.shape[1] if output.dim() > 1 else 1
     if target.lstrip("-").isdecimal():
         if 0 <= int(target) < num_classes:
             return int(target)

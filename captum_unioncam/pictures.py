@@ -45,7 +45,8 @@ def load_picture(path: Path) -> "Image":
                     f"{path}: {width} x {height} pixels is more than {MAX_ASPECT} times as long as "
                     "wide; cut it first"
                 )
-            return _eight_bits(ImageOps.exif_transpose(image), path).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            return _eight_bits(upright, image.format, path).convert("RGB")
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
     except PictureError:
@@ -56,12 +57,12 @@ def load_picture(path: Path) -> "Image":
         raise PictureError(f"{path}: not a readable picture ({reason})") from error
 
 
-def _eight_bits(image: "Image", path: Path) -> "Image":
+def _eight_bits(image: "Image", kind: str | None, path: Path) -> "Image":
     """Scale 16 bits to 8, which Pillow would cut off."""
     from PIL import Image
 
-    # Pillow before 11 opens 16-bit PNG files in mode I.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    # PGM files of 16 bits, and PNG files with older Pillow, are opened in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         shades = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(shades.round().astype(np.uint8))
     if image.mode in ("I", "F"):

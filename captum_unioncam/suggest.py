@@ -83,12 +83,15 @@ def suggest_layer(
         pixels = next(
             (x.shape[2:] for x in examples if x.is_floating_point() and x.dim() == 4), None
         )
-        maps = [
+        spatial = [
             call
             for call in calls
-            if call.output.dim() in ranks & {3, 4, 5}
-            and call.output.shape[2:].numel() > 1
-            and not (pixels and channels_seem_last(call.output.shape, *pixels))
+            if call.output.dim() in ranks & {3, 4, 5} and call.output.shape[2:].numel() > 1
+        ]
+        maps = [
+            call
+            for call in spatial
+            if not (pixels and channels_seem_last(call.output.shape, *pixels))
         ]
         reached = _reaching(output, [call.output for call in maps])
     producers: dict[int, nn.Module] = {}
@@ -103,6 +106,11 @@ def suggest_layer(
         and not isinstance(producers[id(call.output)], PASSING)
         and not isinstance(call.module, PASSING)
     ]
+    if not maps and any(pixels and channels_seem_last(c.output.shape, *pixels) for c in spatial):
+        raise ValueError(
+            "the model's maps seem to have their channels last; name a layer after they are "
+            "permuted to (N, C, H, W), or put a module there that only returns its input so"
+        )
     if not maps:
         raise ValueError(
             "no layer gives maps bigger than 1 x 1 on the way to the head; name a layer yourself"

@@ -53,8 +53,8 @@ def _start(protocol: Any) -> str:
 def write(app: Any) -> None:
     """Write the tables, leaving the file alone if nothing has changed."""
     FILE.parent.mkdir(exist_ok=True)
-    if not FILE.exists() or FILE.read_text() != tables():
-        FILE.write_text(tables())
+    if not FILE.exists() or FILE.read_text(encoding="utf-8") != tables():
+        FILE.write_text(tables(), encoding="utf-8")
 
 
 def setup(app: Any) -> None:

@@ -323,6 +323,7 @@ def test_a_preprocessing_that_fails_is_said(tmp_path):
     [
         (paper_preprocess(), 224 / 375, 224 / 500),
         (v2.Compose([v2.Resize(100), v2.CenterCrop(60)]), 100 / 375, 133 / 500),
+        (v2.Compose([v2.Resize(375), v2.CenterCrop(2)]), 1, 1),
         (v2.PILToTensor(), 1, 1),
     ],
 )

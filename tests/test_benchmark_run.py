@@ -429,6 +429,32 @@ def test_one_picture_that_cannot_be_measured(photos, tmp_path, capsys, monkeypat
     assert len({row["image"] for row in rows}) == 8
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("CUDA error: device-side assert triggered"), torch.OutOfMemoryError("memory")],
+)
+def test_a_device_that_fails_is_no_fault_of_the_pictures(
+    photos, tmp_path, capsys, monkeypatch, error
+):
+    compare = measuring.compare
+    calls = []
+
+    def failing(methods, x, *args, **kwargs):
+        calls.append(x)
+        if len(calls) == 3:
+            raise error
+        return compare(methods, x, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "compare", failing)
+        with pytest.raises(type(error)):
+            run(capsys, *arguments(photos, tmp_path), "--n", 5)
+    run(capsys, *arguments(photos, tmp_path), "--n", 5)
+    rows = read_rows(tmp_path)
+    assert len({row["image"] for row in rows}) == 5
+    assert {row["image"] for row in rows if "error" in row} <= {"class1/broken.png"}
+
+
 def test_interrupted(photos, tmp_path, capsys, monkeypatch):
     calls = []
 

@@ -385,6 +385,11 @@ def test_one_output_is_its_own_score(picture, tmp_path, capsys):
         "", model, networks.standard_preprocess([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     ).prepare(pictures.load_picture(picture))[0]
     assert f"{model(x).item():.3f}" in table.splitlines()[1]
+    assert table.split()[:3] == ["image", "class", "output"]
+    words += ["-o", tmp_path / "o.png", "--method", "layercam"]
+    assert run(capsys, "explain", picture, *words, "--target", "0")[0] == 0
+    status, _, err = run(capsys, "explain", picture, *words, "--target", "1")
+    assert (status, "has classes 0 to 0" in err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["explain", "compare"])
@@ -402,7 +407,10 @@ def test_pictures_are_not_written_over(picture, capsys, command):
     for output in {"explain": (picture, picture.parent), "compare": (picture,)}[command]:
         status, _, err = run(capsys, command, picture, *OWN, "-o", output)
         assert status == 2
-        assert err.startswith(f"unioncam: --output would write over the picture {picture}")
+        assert err.startswith(f"unioncam: this would write over the picture {picture}")
+    if command == "compare":
+        status, _, err = run(capsys, command, picture, *OWN, "--csv", picture)
+        assert (status, "write over" in err) == (2, True)
     assert picture.read_bytes() == before
 
 
@@ -417,8 +425,9 @@ def test_pictures_of_more_than_eight_bits(tmp_path):
     shades = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(shades).save(tmp_path / "deep.png")
     Image.fromarray(shades).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 16 16 65535\n" + shades.astype(">u2").tobytes())
     wanted = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    for name in ("deep.png", "deep.tif"):
+    for name in ("deep.png", "deep.tif", "deep.pgm"):
         found = np.asarray(pictures.load_picture(tmp_path / name))
         assert np.array_equal(found, np.repeat(wanted[..., None], 3, axis=2))
     for name, dtype in (("whole.tif", np.int32), ("real.tif", np.float32)):
@@ -435,7 +444,7 @@ def test_pictures_much_longer_than_wide_are_refused(tmp_path):
     assert pictures.load_picture(tmp_path / "long.png").size == (400, 4)
 
 
-@pytest.mark.parametrize("names", [{"cat": 0}, [1, 2, 3]])
+@pytest.mark.parametrize("names", [{"cat": 0}, [1, 2, 3], "cat"])
 def test_class_names_that_are_none(monkeypatch, names):
     monkeypatch.setattr(
         sys.modules[__name__], "small_network", lambda: (small_model(), None, names)

@@ -4,7 +4,14 @@ import csv
 
 import pytest
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from captum.attr import (
+    FeatureAblation,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from torch import nn
 
 from captum_unioncam import (
@@ -303,6 +310,16 @@ def test_wrapped_attributions_get_what_those_inside_take(x):
         x, 1, additional_forward_args=torch.tensor(0.2), baselines=3.0, metrics=[],
     )  # fmt: skip
     torch.testing.assert_close(result.maps["tunnel"], result.maps["plain"].relu())
+    # FeatureAblation takes any keyword, so that not all of its options are known by name.
+    ablation = FeatureAblation(net)
+    result = compare(
+        {
+            "tunnel": (NoiseTunnel(ablation), {"nt_samples": 1, "stdevs": 0.0}),
+            "plain": ablation,
+        },
+        x[:1], 1, additional_forward_args=torch.tensor(0.2), baselines=3.0, metrics=[],
+    )  # fmt: skip
+    torch.testing.assert_close(result.maps["tunnel"], result.maps["plain"])
 
 
 @pytest.mark.parametrize(
@@ -329,7 +346,7 @@ def test_labels_of_the_user_stay_and_lose_no_method(x):
     assert list(compared(given, x, metrics=[]).maps) == list(given)
     twice = compared(["layercam", "layercam", "layercam"], x, metrics=[])
     assert list(twice.maps) == ["LayerCAM", "LayerCAM #2", "LayerCAM #3"]
-    with pytest.raises(TypeError, match="labels of methods must be str, got 1"):
+    with pytest.raises(TypeError, match="labels of methods must be str and not empty, got 1"):
         compared({1: "layercam"}, x)
 
 

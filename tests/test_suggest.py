@@ -126,3 +126,16 @@ def test_channels_that_come_last_are_no_maps():
             return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
 
     assert suggest_layer(Net(), torch.rand(1, 3, 8, 8)).name == "conv"
+
+
+def test_only_channels_last():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.head = nn.Linear(3, 40), nn.Linear(40, 5)
+
+        def forward(self, x):
+            return self.head(self.blocks(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+    with pytest.raises(ValueError, match="maps seem to have their channels last"):
+        suggest_layer(Net(), torch.rand(1, 3, 12, 12))

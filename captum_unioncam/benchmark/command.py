@@ -76,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many pictures, chosen at random (default: all); under torchrun say --pictures",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of that choice (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of that choice, and of methods that draw (%(default)s)"
+    )
     parser.add_argument("--year", help="of a VOC devkit that holds several")
     parser.add_argument("--image-set", help="of a VOC devkit (default: test, or else val)")
     parser.add_argument(

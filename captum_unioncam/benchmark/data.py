@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,10 +170,10 @@ def _listed(root: Path) -> Iterator[Item]:
     """List the pictures that ``labels.csv`` names."""
     path = root / LABELS_FILE
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as such") from error
-    table = csv.DictReader(lines)
+    table = csv.DictReader(io.StringIO(text, newline=""))
     if not {"file", "class_index"} <= set(table.fieldnames or ()):
         raise ValueError(
             f"{path} must have the columns file and class_index, and may have class_name; "

@@ -37,7 +37,7 @@ def write_gallery(subject: Subject, rows: Sequence[Row], path: Path, *, quiet: b
     """Explain the most disputed images again and draw every method's map over them.
 
     Maps are made again rather than stored: a few pictures cost less than all maps of a run. Methods
-    that draw at random draw anew.
+    that draw take their default seed.
     """
     disputed = most_disputed(rows)
     items = {item.image: item for item in subject.data.items}

@@ -21,7 +21,7 @@ IN_PLACE = (
     *("ConvertImageDtype", "Normalize", "RGB", "Grayscale", "Identity"),
 )
 
-BoxStep = Callable[[Any], Any]
+BoxStep = partial[Any]
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,12 @@ def scale_of(size: tuple[int, int], steps: Sequence[BoxStep]) -> tuple[float, fl
         size (tuple[int, int]): width and height of the picture.
         steps (Sequence): of `box_steps`.
     """
+    from torchvision.transforms.v2 import functional
+
     width, height = size
-    # A small box in the middle, where no crop cuts it.
-    middle = (0.49 * width, 0.49 * height, 0.51 * width, 0.51 * height)
-    ((x0, y0, x1, y1),) = _after([middle], size, steps)
-    return (y1 - y0) / (0.02 * height), (x1 - x0) / (0.02 * width)
+    resizing = [step for step in steps if step.func is not functional.center_crop]
+    ((x0, y0, x1, y1),) = _after([(0.0, 0.0, float(width), float(height))], size, resizing)
+    return (y1 - y0) / height, (x1 - x0) / width
 
 
 def _after(boxes: Sequence[Box], size: tuple[int, int], steps: Sequence[BoxStep]) -> list[Box]:

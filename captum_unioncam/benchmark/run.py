@@ -25,6 +25,7 @@ if sys.platform != "win32":
 
 # What no other picture will survive either.
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+FATAL_TEXTS = ("CUDA error", "cuDNN error", "CUBLAS", "can't allocate memory")
 # So many pictures that fail before any is measured mean that the fault is not theirs.
 MOST_FAILURES = 3
 
@@ -107,9 +108,9 @@ def _measured(subject: Subject, pictures: Iterable[Prepared], works: bool) -> It
             if picture.error:
                 raise PictureError(picture.error)
             rows = measure_image(subject, picture)
-        except FATAL:
-            raise
         except (ValueError, RuntimeError) as error:
+            if isinstance(error, FATAL) or any(text in str(error) for text in FATAL_TEXTS):
+                raise
             reason = " ".join(str(error).split())
             lost = [{"image": picture.item.image, "error": reason, **shared}]
             if works or isinstance(error, PictureError):

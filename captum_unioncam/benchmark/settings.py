@@ -47,7 +47,7 @@ class Settings:
         target (str): "predicted" or "truth".
         alone (bool): whether methods share no work.
         n (int, optional): how many pictures were asked for.
-        seed (int): of the choice of pictures.
+        seed (int): of the choice of pictures, and of methods that draw, for each picture.
         device (str): kind of device.
         versions (dict[str, str]): of Python and the packages.
     """

@@ -42,7 +42,8 @@ def compare(
     Methods of this package share one measurement of the layer: the clean pass, and the masked
     forwards of Score-CAM, Grad++-ScoreCAM, Fusion-CAM and UnionCAM. Several classes share the
     masked forwards too, so that m such methods and k classes cost one masked pass. Maps are
-    clipped at zero, as in the papers; attributions of pixels are summed over channels first.
+    clipped at zero, as in the papers, unless a method scales them to [0, 1]; attributions of
+    pixels are summed over channels first.
 
     Args:
         methods (Mapping or Sequence): names from the registry, with options after colons

@@ -64,8 +64,8 @@ def entries_of(
                 "a method must be a name of the registry or an attribution object of Captum, or "
                 f"one of them with its options, (method, {{...}}), got {given!r}"
             )
-        if not isinstance(label, str | None):
-            raise TypeError(f"labels of methods must be str, got {label!r}")
+        if isinstance(methods, Mapping) and (not isinstance(label, str) or not label):
+            raise TypeError(f"labels of methods must be str and not empty, got {label!r}")
         if not isinstance(options, Mapping):
             raise TypeError(f"options of {entry.label} must be a dict, got {options!r}")
         _check_options(entry, options)
@@ -99,6 +99,13 @@ def _keywords(attribution: Attribution) -> set[str] | None:
     inner = getattr(attribution, "attribution_method", None)
     handed_on = None if inner is None else _keywords(inner)
     return None if handed_on is None else known | handed_on
+
+
+def _accepted(attribution: Attribution) -> set[str]:
+    """Return what is known by name to an attribution or to one that it wraps."""
+    own = set(inspect.signature(attribution.attribute).parameters)
+    inner = getattr(attribution, "attribution_method", None)
+    return own if inner is None else own | _accepted(inner)
 
 
 def _innermost(attribution: Any) -> Any:
@@ -162,7 +169,7 @@ class Explainer:
     def explanation_func(self, entry: Entry) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
         own = inspect.signature(entry.attribution.attribute).parameters
-        known = _keywords(entry.attribution) or set(own)
+        known = _accepted(entry.attribution)
         is_scaled = getattr(entry.attribution, "is_scaled", False)
 
         def explain(inputs: Any, **arguments: Any) -> Tensor:

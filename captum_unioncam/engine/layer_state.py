@@ -184,7 +184,8 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
 def _state(call: Call, clean: CleanPass, position: int, together: Together) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
     _check_layer_tensor(A, W, call.num_examples, call.layer_name)
-    _warn_of_channels_last(A, call)
+    if not together.states:
+        _warn_of_channels_last(A, call)
     grid = find_grid(A, call.inputs)
     target, (logits, scores) = clean.target, clean.read
     return LayerState(

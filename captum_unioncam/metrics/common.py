@@ -184,7 +184,6 @@ def prepared_maps(
     low, high = extrema(maps)
     check_finite(f"ranges of {name}", high - low, "scale them down before they are measured")
     if tuple(maps.shape[2:]) != tuple(size):
-        low, high = extrema(maps)
         # Rounding must not give a flat map the contrast that scaling would blow up.
         maps = torch.where(high > low, resize(maps, size), low)
     low, high = extrema(maps)
