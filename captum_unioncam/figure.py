@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from captum_unioncam.engine.maps import resize, span_resized
-from captum_unioncam.engine.target_scores import TargetScores, check_output
+from captum_unioncam.engine.target_scores import TargetScores
 from captum_unioncam.networks import Network
 from captum_unioncam.registry import METHODS
 from captum_unioncam.unioncam import UnionCAMDetails
@@ -107,12 +107,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
     x, black = x.to(device), black.to(device)
     size = x.shape[2:]
 
-    def forward(inputs: Tensor) -> Tensor:
-        # A copy: a network that begins in place would write into what is used again.
-        with torch.no_grad():
-            return check_output(model(inputs.clone()), len(inputs))
-
-    clean = forward(x)
+    clean = network.outputs(x)
     if clean.dim() > 2:
         raise ValueError(
             "a picture is explained by a classifier, whose output is (N, classes) or (N,); got "
@@ -122,11 +117,10 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
     target = None if clean.dim() == 1 else chosen
     reader = TargetScores.from_output("probability", target, clean)
 
-    def scores_of(inputs: Tensor) -> Tensor:
-        return reader.read(
-            forward(inputs), torch.zeros(len(inputs), dtype=torch.long, device=device)
-        )[1]
+    def scores_of(outputs: Tensor) -> Tensor:
+        return reader.read(outputs, torch.zeros(len(outputs), dtype=torch.long, device=device))[1]
 
+    # Captum's own writes into its inputs where the network does.
     grad_cam = LayerGradCam(model, subject.layer).attribute(
         x.clone(), target, relu_attributions=True
     )
@@ -142,7 +136,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
         maps = {"Grad-CAM": grad_cam.detach(), **between, "UnionCAM": attribution}
     heats = {title: _heat(cam, size) for title, cam in maps.items()}
     masked = torch.cat([black + heat * (x - black) for heat in heats.values()])
-    betas = (scores_of(masked) - scores_of(black)).tolist()
+    betas = (scores_of(network.outputs(masked)) - scores_of(network.outputs(black))).tolist()
     panels = [
         Panel(title, beta, heat[0, 0].cpu().float().numpy(), f"β = {beta:+.3f}")
         for (title, heat), beta in zip(heats.items(), betas, strict=True)
@@ -169,7 +163,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
         name,
         shown[0].permute(1, 2, 0).numpy(),
         network.class_name(chosen),
-        float(scores_of(x)[0]),
+        float(scores_of(clean)[0]),
         "probability" if clean[0].numel() > 1 else "output",
         panels,
         scores,
@@ -226,14 +220,19 @@ def draw(explanations: Sequence[Explanation], heading: str) -> Figure:
             ax.set_title(f"{panel.title}\n{panel.score}", fontsize=11)
         for side in axes[-1].spines.values():
             side.set(color="black", linewidth=2.5)
+    add_scale(figure, grid, "share of the pixel kept")
+    return figure
+
+
+def add_scale(figure: Figure, grid: NDArray[Any], label: str) -> None:
+    """Add a colour bar from 0 to 1, about two rows of the grid high."""
     scale = figure.colorbar(
         ScalarMappable(Normalize(0, 1), HEAT),
         ax=grid.ravel().tolist(),
-        shrink=min(1.0, 2.2 / len(explanations)),
+        shrink=min(1.0, 2.2 / len(grid)),
         pad=0.01,
     )
-    scale.set_label("share of the pixel kept", fontsize=10)
-    return figure
+    scale.set_label(label, fontsize=10)
 
 
 def save(figure: Figure, path: Path) -> None:

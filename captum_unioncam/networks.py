@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.call import copied
 from captum_unioncam.engine.target_scores import check_output
 from captum_unioncam.suggest import SuggestedLayer, suggest_layer
 
@@ -41,6 +42,11 @@ class Network:
     def class_name(self, index: int) -> str:
         """Return the name of a class, or its number where names are unknown."""
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return what the model makes of inputs, of which it gets a copy, without gradients."""
+        with torch.no_grad():
+            return check_output(self.model(copied(x)), len(x))
 
     def prepare(self, picture: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the input, its black baseline, and what the model sees as RGB in [0, 1].
@@ -206,8 +212,9 @@ def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    entries = state.items() if isinstance(state, Mapping) else [(None, None)]
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise NetworkError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
     if not state:
         raise NetworkError(f"{path} holds an empty state dict")
@@ -273,8 +280,7 @@ def find_class(network: Network, target: str, x: Tensor) -> int | None:
     """
     if target == "top1":
         return None
-    with torch.no_grad():
-        output = check_output(network.model(x.clone()), len(x))
+    output = network.outputs(x)
     num_classes = output.shape[1] if output.dim() > 1 else 1
     if target.lstrip("-").isdecimal():
         if 0 <= int(target) < num_classes:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.engine.modules import evaluating
-from captum_unioncam.engine.tokens import channels_seem_last
+from captum_unioncam.engine.tokens import channels_seem_last, image_size
 
 # Layers that only pool, drop or pass on what an earlier layer found.
 PASSING = (
@@ -80,19 +80,14 @@ def suggest_layer(
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         calls, output = _watched(model, examples, is_default=inputs is None)
         ranks = {x.dim() for x in examples if x.is_floating_point()}
-        pixels = next(
-            (x.shape[2:] for x in examples if x.is_floating_point() and x.dim() == 4), None
-        )
         spatial = [
             call
             for call in calls
             if call.output.dim() in ranks & {3, 4, 5} and call.output.shape[2:].numel() > 1
         ]
-        maps = [
-            call
-            for call in spatial
-            if not (pixels and channels_seem_last(call.output.shape, *pixels))
-        ]
+        shown = image_size(examples)
+        maps = [c for c in spatial if shown is None or not channels_seem_last(c.output, shown)]
+        some_last = len(maps) < len(spatial)
         reached = _reaching(output, [call.output for call in maps])
     producers: dict[int, nn.Module] = {}
     for call in calls:
@@ -106,7 +101,7 @@ def suggest_layer(
         and not isinstance(producers[id(call.output)], PASSING)
         and not isinstance(call.module, PASSING)
     ]
-    if not maps and any(pixels and channels_seem_last(c.output.shape, *pixels) for c in spatial):
+    if not maps and some_last:
         raise ValueError(
             "the model's maps seem to have their channels last; name a layer after they are "
             "permuted to (N, C, H, W), or put a module there that only returns its input so"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from captum_unioncam.benchmark.presets import PRESETS, labelled, needs_boxes
+from captum_unioncam.comparison.specs import parts
 from captum_unioncam.engine.arguments import check_choice, check_number
 from captum_unioncam.engine.randomness import check_seed
 from captum_unioncam.metrics import METRICS
@@ -176,11 +177,6 @@ def _chosen(arguments: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
             "--target truth"
         )
     return labelled(methods), metrics
-
-
-def parts(text: str) -> list[str]:
-    """Return what commas separate, without blanks."""
-    return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
 def _say(text: str, quiet: bool) -> None:

@@ -16,8 +16,8 @@ from captum_unioncam.benchmark.subject import Subject
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.comparison.specs import parse_spec
-from captum_unioncam.engine.maps import resize, unit_range
 from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics.common import prepared_maps
 from captum_unioncam.metrics.localization import POINTING_TOLERANCE
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
 from captum_unioncam.metrics.similarity import similarities
@@ -72,8 +72,7 @@ def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
     """
     settings, network = subject.settings, subject.network
     x, black = picture.x.to(subject.device), picture.black.to(subject.device)
-    with torch.no_grad():
-        predicted = int(network.model(x.clone())[0].argmax())
+    predicted = int(network.outputs(x)[0].argmax())
     classes = classes_of(picture, predicted, settings)
     targets = {str(c): c for c in classes}
     methods = {
@@ -189,9 +188,6 @@ def disagreement(maps: Sequence[Tensor], size: Sequence[int]) -> float:
     """
     if len(maps) < 2:
         return 0.0
-    # Resizing gives a flat map the contrast of rounding.
-    flat = [m.double() if m.amin() == m.amax() else unit_range(m.double()) for m in maps]
-    shown = [resize(m, size) if m.amin() < m.amax() else m.new_zeros(1, 1, *size) for m in flat]
+    shown = torch.cat([prepared_maps(m.double(), 1, tuple(size)) for m in maps])
     first, second = torch.triu_indices(len(maps), len(maps), 1)
-    at_input = torch.cat(shown)
-    return float((1 - similarities(at_input[first], at_input[second], "pearson")).mean())
+    return float((1 - similarities(shown[first], shown[second], "pearson")).mean())

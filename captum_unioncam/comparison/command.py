@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare methods on one photograph; write the picture and print the table."""
     from captum_unioncam import compare, networks, pictures
-    from captum_unioncam.comparison.specs import parse_spec
+    from captum_unioncam.comparison.specs import parse_spec, parts
     from captum_unioncam.figure import save
 
-    methods, metrics = _parts(arguments.methods), _parts(arguments.metrics)
+    methods, metrics = parts(arguments.methods), parts(arguments.metrics)
     csv = arguments.csv
     if csv is not None and (csv.is_dir() or not csv.resolve().parent.is_dir()):
         raise ValueError(f"--csv {csv}: give a file in a folder that exists")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     layer = networks.find_layer(network.model, arguments.layer, x)
     target: object = arguments.classes
     if not re.fullmatch(r"top\d+", arguments.classes):
-        numbers = [networks.find_class(network, one, x) for one in _parts(arguments.classes)]
+        numbers = [networks.find_class(network, one, x) for one in parts(arguments.classes)]
         target = {str(number): number for number in numbers}
     result = compare(
         methods, x, target, forward_func=network.model, layer=layer.layer, baselines=black,
@@ -69,7 +69,3 @@ def run(arguments: argparse.Namespace) -> int:
     save(result.figure(shown, names=name, heading=heading), arguments.output)
     print(f"picture written to {arguments.output}")
     return 0
-
-
-def _parts(text: str) -> list[str]:
-    return [part for part in (piece.strip() for piece in text.split(",")) if part]

@@ -12,6 +12,7 @@ from captum_unioncam.comparison.entries import Explainer, Methods, entries_of, f
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import BaselineType, Score, check_flag, checked_call
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.call import copied
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
 from captum_unioncam.engine.layer_state import quiet
@@ -120,8 +121,7 @@ def compare(
         stack.enter_context(quiet(call))
         model = model_behind(model_func)
         watched = [] if model is None else [model]
-        # Copies: a network that begins in place would write into the user's inputs.
-        given = [a.clone() if isinstance(a, Tensor) else a for a in (*call.inputs, *call.extra)]
+        given = copied((*call.inputs, *call.extra))
         output = check_output(model_func(*given), call.num_examples)
         classes = _classes(target, output)
         targets = [target for _, target in classes]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from captum_unioncam.comparison.specs import parse_spec
 from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.call import copied
 from captum_unioncam.engine.layer_state import LayerState, Together, measured
 from captum_unioncam.engine.target_scores import parse_target
 from captum_unioncam.registry import METHODS
@@ -81,37 +82,29 @@ def _check_options(entry: Entry, options: Mapping[str, Any]) -> None:
     if isinstance(entry.attribution, ClassActivationMap):
         return
     known = _keywords(entry.attribution)
+    innermost = _parameters(_nested(entry.attribution)[-1]).values()
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in innermost)
     for name in options:
-        if known is not None and name not in known:
+        if not takes_any and name not in known:
             raise TypeError(
                 f"{entry.attribution.get_name()} has no option {name!r}{closest(name, known)}; it "
                 f"takes {', '.join(sorted(known))}"
             )
 
 
-def _keywords(attribution: Attribution) -> set[str] | None:
-    """Return what an attribution and those it wraps take; None if that is anything."""
-    parameters = inspect.signature(attribution.attribute).parameters.values()
-    known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-        return known
-    # NoiseTunnel hands on what it does not know itself.
+def _nested(attribution: Any) -> list[Any]:
+    """Return an attribution and those it wraps, as NoiseTunnel does, the innermost last."""
     inner = getattr(attribution, "attribution_method", None)
-    handed_on = None if inner is None else _keywords(inner)
-    return None if handed_on is None else known | handed_on
+    return [attribution] if inner is None else [attribution, *_nested(inner)]
 
 
-def _accepted(attribution: Attribution) -> set[str]:
+def _keywords(attribution: Attribution) -> set[str]:
     """Return what is known by name to an attribution or to one that it wraps."""
-    own = set(inspect.signature(attribution.attribute).parameters)
-    inner = getattr(attribution, "attribution_method", None)
-    return own if inner is None else own | _accepted(inner)
+    return {name for one in _nested(attribution) for name in _parameters(one)}
 
 
-def _innermost(attribution: Any) -> Any:
-    while hasattr(attribution, "attribution_method"):
-        attribution = attribution.attribution_method
-    return attribution
+def _parameters(attribution: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(attribution.attribute).parameters
 
 
 def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None) -> Entry:
@@ -133,7 +126,7 @@ def forward_func_of(attribution: Any) -> Callable[..., Any]:
     Raises:
         ValueError: if it does not tell.
     """
-    found = getattr(_innermost(attribution), "forward_func", None)
+    found = getattr(_nested(attribution)[-1], "forward_func", None)
     if not callable(found):
         raise ValueError(f"{attribution.get_name()} does not tell its model; pass forward_func=")
     return cast(Callable[..., Any], found)
@@ -168,8 +161,8 @@ class Explainer:
 
     def explanation_func(self, entry: Entry) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
-        own = inspect.signature(entry.attribution.attribute).parameters
-        known = _accepted(entry.attribution)
+        own = _parameters(entry.attribution)
+        known = _keywords(entry.attribution)
         is_scaled = getattr(entry.attribution, "is_scaled", False)
 
         def explain(inputs: Any, **arguments: Any) -> Tensor:
@@ -180,12 +173,10 @@ class Explainer:
                 given["relu_attributions"] = not is_scaled
             if entry.part:
                 given["return_details"] = True
-            # Copies: a network that begins in place would write into the user's tensors.
-            given = {
-                n: _copied(v) if n == "additional_forward_args" else v for n, v in given.items()
-            }
+            extra = "additional_forward_args"
+            given = {n: copied(v) if n == extra else v for n, v in given.items()}
             with torch.inference_mode(False), torch.enable_grad():
-                found = entry.attribution.attribute(_copied(inputs), **given)
+                found = entry.attribution.attribute(copied(inputs), **given)
             if entry.part:
                 return cast(Tensor, getattr(found[1], entry.part))
             if isinstance(found, tuple) and len(found) > 1:
@@ -201,7 +192,7 @@ class Explainer:
 
     def _options(self, entry: Entry, known: Container[str]) -> dict[str, Any]:
         """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
-        brings_its_own = getattr(_innermost(entry.attribution), "default_baselines", "0") != "0"
+        brings_its_own = getattr(_nested(entry.attribution)[-1], "default_baselines", "0") != "0"
         shared = {
             name: value
             for name, value in self.common.items()
@@ -244,12 +235,6 @@ class Explainer:
         own, details = found if isinstance(found, tuple) else (found, None)
         cam = getattr(details, entry.part) if entry.part else own
         return method._finished([(states[0], cam)], relu_attributions=not method.is_scaled)[0]
-
-
-def _copied(inputs: Any) -> Any:
-    if isinstance(inputs, tuple):
-        return tuple(_copied(x) for x in inputs)
-    return inputs.clone() if isinstance(inputs, Tensor) else inputs
 
 
 def _is_ours(attribution: Attribution) -> bool:

@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_unioncam.comparison.result import formatted
 from captum_unioncam.engine.maps import unit_range
-from captum_unioncam.figure import HEAT, shortened
+from captum_unioncam.figure import HEAT, add_scale, shortened
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
 
@@ -53,13 +51,7 @@ def draw_comparison(
             cell = cells[n, label, method]
             scores = [f"{METRICS[m].title} {_score(cell[m], m)}" for m in comparison.metrics]
             ax.set_xlabel("\n".join(scores), fontsize=9)
-    scale = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), HEAT),
-        ax=grid.ravel().tolist(),
-        shrink=min(1.0, 2.2 / len(rows)),
-        pad=0.01,
-    )
-    scale.set_label("map, scaled to [0, 1]", fontsize=10)
+    add_scale(figure, grid, "map, scaled to [0, 1]")
     return figure
 
 

@@ -70,6 +70,11 @@ def parse_spec(text: str) -> Spec:
     return Spec(name, part, options)
 
 
+def parts(text: str) -> list[str]:
+    """Return what commas separate, without blanks."""
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]
+
+
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)

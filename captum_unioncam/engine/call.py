@@ -71,7 +71,17 @@ class Call:
         """Return an additional argument for the examples `rows`, safe to write into."""
         if self.is_per_example(argument):
             return argument[rows.to(argument.device)]
-        return argument.clone() if isinstance(argument, Tensor) else argument
+        return copied(argument)
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of a tensor, or of every tensor of a tuple; anything else as it is.
+
+    Networks may begin in place, and what they are given is the user's, or is used again.
+    """
+    if isinstance(value, tuple):
+        return tuple(copied(one) for one in value)
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def checked_call(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.engine.call import Call
+from captum_unioncam.engine.call import Call, copied
 from captum_unioncam.engine.captum_compat import (
     compute_layer_gradients_and_eval,
     forward_layer_eval,
@@ -65,9 +65,8 @@ def clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool)
         else call.layer.register_forward_hook
     )
     handle = register(look)
-    # Copies keep in-place first layers, and gradient flags that Captum sets, off the user's.
-    copies = tuple(x.detach().clone() for x in inputs)
-    extra = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in call.extra)
+    # Copies also keep gradient flags that Captum sets off the user's tensors.
+    copies, extra = copied(inputs), copied(call.extra)
     try:
         if needs_gradients:
             gradients, activations = compute_layer_gradients_and_eval(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
-from captum_unioncam.engine.call import Call
+from captum_unioncam.engine.call import Call, copied
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
-from captum_unioncam.engine.tokens import TokenGrid, channels_seem_last, find_grid
+from captum_unioncam.engine.tokens import TokenGrid, channels_seem_last, find_grid, image_size
 from captum_unioncam.engine.warn import warn
 
 
@@ -167,8 +167,7 @@ def measured_inputs(call: Call) -> Iterator[MaskScorer]:
     first one's rank, which must be 3 to 5.
     """
     with quiet(call):
-        copies = tuple(x.clone() for x in call.inputs)
-        extra = tuple(a.clone() if isinstance(a, Tensor) else a for a in call.extra)
+        copies, extra = copied(call.inputs), copied(call.extra)
         output = check_output(run_forward(call.forward_func, copies, None, extra), len(copies[0]))
         like = next((x for x in call.inputs if x.is_floating_point() and 3 <= x.dim() <= 5), None)
         if like is None:
@@ -214,15 +213,12 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
 
 
 def _warn_of_channels_last(A: Tensor, call: Call) -> None:
-    images = [x for x in call.inputs if x.is_floating_point() and x.dim() == 4]
-    if A.dim() != 4 or not images:
-        return
-    height, width = images[0].shape[2:]
-    if channels_seem_last(A.shape, height, width):
+    size = image_size(call.inputs)
+    if size is not None and channels_seem_last(A, size):
         warn(
-            f"{call.layer_name} gives shape {tuple(A.shape)} for images of {height} x {width}: its "
-            "channels seem to come last, but it is read as (N, C, H, W); choose the layer after "
-            "they are permuted, which captum_unioncam.suggest_layer(model) looks for"
+            f"{call.layer_name} gives shape {tuple(A.shape)} for images of {size[0]} x {size[1]}: "
+            "its channels seem to come last, but it is read as (N, C, H, W); choose the layer "
+            "after they are permuted, which captum_unioncam.suggest_layer(model) looks for"
         )
 
 

@@ -179,10 +179,9 @@ class MaskScorer:
         columns = [torch.stack(values, dim=1) for values in zip(*reads, strict=True)]
         columns += [torch.zeros_like(values) for values in columns]
         if chosen is not None and not bool(chosen.all()):
-            low, measured = maps.maps[:, 0].cpu(), [values.cpu() for values in columns[:2]]
-            logits, scores = measured
-            kind = targets[0].score
-            columns = list(completed(maps.rows.cpu(), low, chosen, logits, scores, kind))
+            low, (logits, scores) = maps.maps[:, 0].cpu(), (v.cpu() for v in columns[:2])
+            found = completed(maps.rows.cpu(), low, chosen, logits, scores, targets[0].score)
+            columns = list(found)
         live = maps.channels
         tables = []
         for number, target in enumerate(targets):

@@ -46,16 +46,16 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
     Raises:
         ValueError: if the layer gives tokens that form no grid over the image.
     """
-    images = [x for x in inputs if x.is_floating_point() and x.dim() == 4]
+    size = image_size(inputs)
     sequences = [x for x in inputs if x.is_floating_point() and x.dim() == 3]
-    if layer_output.dim() != 3 or not images or sequences:
+    if layer_output.dim() != 3 or size is None or sequences:
         return None
     count = layer_output.shape[1]
-    height, width = images[0].shape[2:]
+    height, width = size
     for prefix, cut_off in PREFIXES:
-        size = _square_patches(count - prefix, height, width, cut_off=cut_off)
-        if size is not None:
-            return TokenGrid(prefix, size)
+        patches = _square_patches(count - prefix, height, width, cut_off=cut_off)
+        if patches is not None:
+            return TokenGrid(prefix, patches)
     raise ValueError(
         f"the layer gives shape {tuple(layer_output.shape)}: {count} tokens, with or without a "
         "class token in front, form no grid of square patches over an image of "
@@ -63,15 +63,21 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
     )
 
 
-def channels_seem_last(shape: Sequence[int], height: int, width: int) -> bool:
+def channels_seem_last(layer_output: Tensor, size: tuple[int, int]) -> bool:
     """Say whether a layer's output over images of that size looks like (N, H, W, C).
 
     Maps have the proportions of the image; where other dimensions have them, they are the maps'.
     """
-    if len(shape) != 4:
+    if layer_output.dim() != 4:
         return False
-    _, rows, columns, last = shape
+    (height, width), (_, rows, columns, last) = size, layer_output.shape
     return rows * width == columns * height and columns * width != last * height and last > columns
+
+
+def image_size(inputs: Sequence[Tensor]) -> tuple[int, int] | None:
+    """Return height and width of the first image among the inputs, if there is one."""
+    images = (x for x in inputs if x.is_floating_point() and x.dim() == 4)
+    return next(((x.shape[2], x.shape[3]) for x in images), None)
 
 
 def _square_patches(

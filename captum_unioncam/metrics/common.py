@@ -186,7 +186,7 @@ def prepared_maps(
     if tuple(maps.shape[2:]) != tuple(size):
         # Rounding must not give a flat map the contrast that scaling would blow up.
         maps = torch.where(high > low, resize(maps, size), low)
-    low, high = extrema(maps)
+        low, high = extrema(maps)
     return torch.where(high > low, min_max(maps, low, high), maps.clamp(0, 1))
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from captum_unioncam.benchmark.command import parts
+from captum_unioncam.comparison.specs import parts
 from captum_unioncam.networks import find_device
 
 
