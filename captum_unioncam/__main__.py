@@ -2,6 +2,6 @@
 
 import sys
 
-from captum_unioncam.cli import main
+from captum_unioncam.commands.main import main
 
 sys.exit(main())

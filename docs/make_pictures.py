@@ -12,8 +12,10 @@ from method_pages import WITHOUT_PICTURE, file_name
 from PIL import Image
 from skimage import data
 
-from captum_unioncam import METHODS, figure, networks
+from captum_unioncam import METHODS
+from captum_unioncam.comparison import drawing as figure
 from captum_unioncam.engine.arguments import check_choice
+from captum_unioncam.vision import networks
 
 PICTURES = Path(__file__).parent / "pictures"
 

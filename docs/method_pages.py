@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_unioncam import METHODS, Method
-from captum_unioncam.registry import methods_table
+from captum_unioncam.methods.registry import methods_table
 
 FOLDER = Path(__file__).parent / "methods"
 # Channels and positions of the layers that the literature uses, for pictures of 224 x 224.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from captum_unioncam.registry import METHODS
+from captum_unioncam.methods.registry import METHODS
 
 # Fewer samples than the defaults: the contract does not depend on how many there are.
 QUICK = {

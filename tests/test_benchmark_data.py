@@ -18,7 +18,7 @@ from captum_unioncam.benchmark.loading import (
     prepared,
     scale_of,
 )
-from captum_unioncam.networks import Network, standard_preprocess
+from captum_unioncam.vision.networks import Network, standard_preprocess
 
 OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>
 <xmax>{}</xmax><ymax>{}</ymax></bndbox><part><name>head</name></part></object>"""

@@ -16,7 +16,7 @@ from captum_unioncam.benchmark.report import write_report
 from captum_unioncam.benchmark.rows import appending
 from captum_unioncam.benchmark.settings import keep
 from captum_unioncam.benchmark.table import Estimate, resampled, table_of
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.metrics import METRICS
 from tests.test_benchmark_rows import SETTINGS
 

@@ -16,10 +16,10 @@ from skimage import data as skimage
 from torch import nn
 from torchvision.transforms import v2
 
-from captum_unioncam import cli
 from captum_unioncam.benchmark import measure as measuring
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.run import MOST_FAILURES
+from captum_unioncam.commands import main as cli
 from tests.networks import seeded
 from tests.test_benchmark_data import write_voc
 

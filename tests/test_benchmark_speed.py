@@ -19,13 +19,13 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
+from benchmarks.speed import command, contestants, measure, report, scorers, steps
+from benchmarks.speed.contestants import LIMIT, Contestant, Plain
+from benchmarks.speed.footprint import Footprint, footprint, footprint_alone
+from benchmarks.speed.measure import Measurement, Timing
+from benchmarks.speed.settings import SpeedSettings
+from benchmarks.speed.subject import arithmetic, batches_of, load_subject
 from captum_unioncam import LayerScoreCAM
-from captum_unioncam.benchmark.speed import command, contestants, measure, report, scorers, steps
-from captum_unioncam.benchmark.speed.contestants import LIMIT, Contestant, Plain
-from captum_unioncam.benchmark.speed.footprint import Footprint, footprint, footprint_alone
-from captum_unioncam.benchmark.speed.measure import Measurement, Timing
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
-from captum_unioncam.benchmark.speed.subject import arithmetic, batches_of, load_subject
 
 CHANNELS, LIVE, MASKS = 5, 4, 3
 MEBIBYTE = 2**20
@@ -318,10 +318,10 @@ def test_missing_peers_are_left_out_and_named(no_peers, no_memory, tmp_path):
 
 
 def failing(label, peer):
-    def call(batch):
+    def request(batch):
         raise TypeError("no\nbfloat16")
 
-    return Contestant(label, lambda: nullcontext(call), peer=peer)
+    return Contestant(label, lambda: nullcontext(request), peer=peer)
 
 
 def test_failures_of_others_are_said_and_own_ones_raised(monkeypatch, no_memory, tmp_path):
@@ -424,7 +424,7 @@ def test_plain_table_by_hand():
 def test_what_a_call_takes_and_keeps():
     kept = []
 
-    def call(batch):
+    def request(batch):
         kept.append(torch.ones(48 * MEBIBYTE // 4))
         # Views and the result itself are not counted again.
         kept.append(kept[0][:10])
@@ -435,7 +435,7 @@ def test_what_a_call_takes_and_keeps():
     if trim is not None:
         gc.collect()
         trim(0)
-    found = footprint(call, None, torch.device("cpu"))
+    found = footprint(request, None, torch.device("cpu"))
     assert found.kept_bytes == 48 * MEBIBYTE
     if Path("/proc/self/clear_refs").exists():
         assert 111 * MEBIBYTE < found.peak_bytes < 140 * MEBIBYTE

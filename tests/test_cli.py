@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from captum_unioncam import black_baseline, cli, networks, pictures
+from captum_unioncam import black_baseline
+from captum_unioncam.commands import main as cli
+from captum_unioncam.vision import networks, pictures
 
 
 def small_model():
@@ -140,7 +142,7 @@ def test_wrong_arguments(picture, capsys, changes, message):
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["compare {}", "benchmark {} --out rows", "benchmark speed"])
+@pytest.mark.parametrize("command", ["compare {}", "benchmark {} --out rows"])
 def test_devices_that_are_not_there(picture, tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     words = command.format(picture.parent if "rows" in command else picture).split()
@@ -227,7 +229,8 @@ def test_a_run_that_is_killed_leaves_what_it_finished(picture, tmp_path):
     script = textwrap.dedent(
         """
         import sys
-        from captum_unioncam import cli, figure
+        from captum_unioncam.commands import main as cli
+        from captum_unioncam.comparison import drawing as figure
         explain, done = figure.explain, []
         def dying(*args, **kwargs):
             done.append(1)
@@ -259,8 +262,8 @@ def test_interrupted(picture, capsys, monkeypatch):
 
 def test_missing_extra(picture, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "captum_unioncam.figure", raising=False)
-    monkeypatch.delattr("captum_unioncam.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "captum_unioncam.comparison.drawing", raising=False)
+    monkeypatch.delattr("captum_unioncam.comparison.drawing", raising=False)
     status, _, err = run(capsys, "explain", picture, *OWN)
     assert status == 2
     assert 'pip install "captum-unioncam[demo]"' in err

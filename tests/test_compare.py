@@ -23,7 +23,7 @@ from captum_unioncam import (
     compare,
     metrics,
 )
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 from tests.methods import QUICK
 from tests.networks import NETWORKS
 from tests.test_forwards import counting
@@ -61,16 +61,16 @@ def test_maps_are_those_of_the_methods_alone(x):
 
 def test_classes_and_methods_share_one_masked_pass(x):
     net, layer, _ = NETWORKS["vgg_like"]()
-    alone, together = [], []
+    alone, shared = [], []
     LayerScoreCAM(counting(net, alone), layer).attribute(x[:1], 1)
     compare(
-        SHARING, x[:1], {"a": 0, "b": 1, "c": 2}, forward_func=counting(net, together),
+        SHARING, x[:1], {"a": 0, "b": 1, "c": 2}, forward_func=counting(net, shared),
         layer=layer, metrics=[],
     )  # fmt: skip
     # Beyond the shared pass and baseline: one look at the classes, three clean passes, and D, R
     # and DR of UnionCAM and of Fusion-CAM for each class.
     baselines = 3
-    assert sum(together) <= sum(alone) + 1 + 3 + 2 * 3 * 3 + baselines
+    assert sum(shared) <= sum(alone) + 1 + 3 + 2 * 3 * 3 + baselines
 
 
 def test_maps_of_every_class(x):

@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 from torchvision import models
 
-from captum_unioncam.registry import METHODS
+from captum_unioncam.methods.registry import METHODS
 
 pgc = pytest.importorskip("pytorch_grad_cam")
 torchcam = pytest.importorskip("torchcam.methods")

@@ -12,8 +12,8 @@ import torch
 from captum.attr import GradientAttribution, LayerAttribution, LayerGradCam
 from torch import nn
 
+from benchmarks.speed.footprint import held_bytes
 from captum_unioncam import LayerUnionCAM
-from captum_unioncam.benchmark.speed.footprint import held_bytes
 from tests.methods import everywhere
 from tests.networks import NETWORKS, TARGETS, TwoInputs, images, of_rank, seeded
 

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from skimage import data
 
-from captum_unioncam import LayerUnionCAM, cli, compare, metrics, networks, suggest_layer
+from captum_unioncam import LayerUnionCAM, compare, metrics, suggest_layer
+from captum_unioncam.commands import main as cli
 from captum_unioncam.engine.maps import resize
+from captum_unioncam.vision import networks
 
 pytestmark = pytest.mark.network
 

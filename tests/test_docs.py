@@ -18,12 +18,12 @@ from captum_unioncam import (
     LayerScoreCAM,
     LayerUnionCAM,
     as_explanation_func,
-    cli,
-    explain_command,
-    networks,
     suggest_layer,
 )
+from captum_unioncam.commands import explain as explain_command
+from captum_unioncam.commands import main as cli
 from captum_unioncam.metrics import METRICS, PROTOCOLS
+from captum_unioncam.vision import networks
 
 sys.path.append(str(Path(__file__).parents[1] / "docs"))
 

@@ -162,7 +162,7 @@ def test_nothing_is_kept_after_the_call():
 
 def scored(outputs):
     target = TargetScores.from_output("probability", 0, outputs)
-    return target.read(outputs, torch.arange(len(outputs)))[1]
+    return target.target_score(outputs, torch.arange(len(outputs)))[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

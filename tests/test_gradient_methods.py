@@ -19,8 +19,8 @@ from captum_unioncam.methods.integrated_grad_cam import LayerIntegratedGradCAM
 from captum_unioncam.methods.layer_cam import LayerCAM, fuse_layer_cams
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMPlusPlus
+from captum_unioncam.methods.union_cam import denoise
 from captum_unioncam.methods.xgrad_cam import LayerXGradCAM
-from captum_unioncam.unioncam import denoise
 from tests.networks import NETWORKS, TARGETS, images, of_rank, seeded
 from tests.oracles.gradient import augmented_grad_cam
 

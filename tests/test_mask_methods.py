@@ -5,7 +5,7 @@ import torch
 from captum.attr import LayerGradCam, PerturbationAttribution
 from torch import nn
 
-from captum_unioncam.engine.maps import span_resized
+from captum_unioncam.engine.maps import scale_for_resize
 from captum_unioncam.methods.controls import LayerCenterCAM, LayerOnesCAM, LayerRandomCAM
 from captum_unioncam.methods.feature_cam import LayerFeatureCAM
 from captum_unioncam.methods.fusion_cam import LayerFusionCAM, shares
@@ -18,7 +18,7 @@ from captum_unioncam.methods.is_cam import LayerISCAM
 from captum_unioncam.methods.rise import RISE
 from captum_unioncam.methods.score_cam import LayerScoreCAM
 from captum_unioncam.methods.ss_cam import LayerSSCAM
-from captum_unioncam.unioncam import LayerUnionCAM
+from captum_unioncam.methods.union_cam import LayerUnionCAM
 from tests.networks import NETWORKS, TARGETS, TwoInputs, images, of_rank, seeded
 from tests.oracles.masks import rise
 
@@ -223,7 +223,7 @@ class TestScoreFamily:
         target = TARGETS[network]
         attr, details = LayerUnionCAM(net, layer).attribute(x, target, return_details=True)
         region = LayerScoreCAM(net, layer).attribute(x, target, relu_attributions=True)
-        assert torch.equal(span_resized(region, [x.shape[2:]]), details.region)
+        assert torch.equal(scale_for_resize(region, [x.shape[2:]]), details.region)
         same = (attr == details.region).flatten(1).all(1)
         assert torch.equal(same, ~details.selected_union)
 

@@ -11,8 +11,8 @@ from captum_unioncam import (
     LayerUnionCAM,
     compare,
 )
-from captum_unioncam.engine.call import checked_call
-from captum_unioncam.engine.layer_state import measured
+from captum_unioncam.engine.layer_state import measure_layer
+from captum_unioncam.engine.request import checked_request
 from tests.networks import NETWORKS, images, seeded
 from tests.test_forwards import counting
 
@@ -56,13 +56,13 @@ def test_maps_are_close_and_no_example_sees_another(cls):
     for n in range(2):
         alone = cls(net, net[1]).attribute(x[n : n + 1], 1, max_masks=16)
         torch.testing.assert_close(attr[n : n + 1], alone)
-        together = torch.stack([exact[n].flatten(), attr[n].flatten()])
-        assert torch.corrcoef(together)[0, 1] > 0.95
+        shared = torch.stack([exact[n].flatten(), attr[n].flatten()])
+        assert torch.corrcoef(shared)[0, 1] > 0.95
 
 
 def test_measured_scores_are_kept_and_predicted_ones_say_how_sure_they_are():
     net, x = wide(), images(2, 3, 15, 15)
-    with measured(checked_call(net, net[1], x, 1)) as (state,):
+    with measure_layer(checked_request(net, net[1], x, 1)) as (state,):
         exact, some = state.channel_scores(), state.channel_scores(20)
     kept = some.score_std == 0
     assert kept.sum(1).tolist() == [20, 20]

@@ -355,7 +355,7 @@ def test_a_photograph_on_the_real_network():
     from skimage import data
 
     from captum_unioncam import suggest_layer
-    from captum_unioncam.networks import demo_network
+    from captum_unioncam.vision.networks import demo_network
 
     network = demo_network()
     x, black, _ = network.prepare(Image.fromarray(data.coffee()))

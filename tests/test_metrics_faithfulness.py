@@ -151,7 +151,7 @@ def test_ones_score_exactly_nothing_on_photographs():
     from PIL import Image
     from skimage import data
 
-    from captum_unioncam.networks import demo_network
+    from captum_unioncam.vision.networks import demo_network
 
     network = demo_network()
     pictures = [network.prepare(Image.fromarray(p())) for p in (data.coffee, data.chelsea)]

@@ -89,12 +89,12 @@ def test_imputation_of_a_corner_by_hand() -> None:
 
 def test_imputation_does_not_depend_on_what_else_is_filled() -> None:
     images, known = picture(3, 3, 30, 26), torch.cat([few(1, 30, 26, s) for s in (0.9, 0.02, 1.1)])
-    together = linear_imputation(images, known)
+    shared = linear_imputation(images, known)
     for i in range(3):
         for c in range(3):
             alone = linear_imputation(images[i, None, c, None], known[i, None])
-            torch.testing.assert_close(together[i, c], alone[0, 0], atol=1e-12, rtol=0)
-    assert torch.equal(together[2], images[2])
+            torch.testing.assert_close(shared[i, c], alone[0, 0], atol=1e-12, rtol=0)
+    assert torch.equal(shared[2], images[2])
 
 
 def test_imputation_needs_a_known_pixel_and_fitting_shapes() -> None:

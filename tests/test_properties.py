@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from torch import nn
 
 from captum_unioncam import LayerUnionCAM
-from captum_unioncam.engine.maps import distinct, percentile, resize, span_resized, unit_range
-from captum_unioncam.unioncam import denoise, unite
+from captum_unioncam.engine.maps import distinct, percentile, resize, scale_for_resize, unit_range
+from captum_unioncam.methods.union_cam import denoise, unite
 from tests.networks import images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:UnionCAM is blank")
@@ -89,7 +89,7 @@ def test_denoising_invariants(seed, rows, channels, length, theta):
 @given(seeds, sizes, sizes, sizes, sizes)
 def test_scaling_spans_the_resized_map(seed, rows, channels, height, width):
     maps = values(seed, rows, channels, height, width)
-    scaled = span_resized(maps, [(9, 11), (4, 5)])
+    scaled = scale_for_resize(maps, [(9, 11), (4, 5)])
     assert torch.isfinite(scaled).all()
     ups = [resize(scaled, size).flatten(2) for size in [(9, 11), (4, 5)]]
     low = torch.minimum(ups[0].amin(2), ups[1].amin(2))

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from captum_unioncam import RISE, LayerAblationCAM, LayerScoreCAM, LayerUnionCAM
-from captum_unioncam.engine.call import checked_call
-from captum_unioncam.engine.layer_state import Together, measured
+from captum_unioncam.engine.layer_state import SharedMeasurements, measure_layer
+from captum_unioncam.engine.request import checked_request
 from tests.networks import NETWORKS
 from tests.test_forwards import counting
 
@@ -140,18 +140,18 @@ def test_scorers_that_flatten_with_view(freeze):
 
 def test_targets_measured_together_share_the_table():
     net, layer, x = NETWORKS["vgg_like"]()
-    rows, together = [], Together()
-    calls = [checked_call(counting(net, rows), layer, x, target) for target in (0, [3, 1])]
-    one, two = (measured(call, together=together) for call in calls)
+    rows, shared = [], SharedMeasurements()
+    calls = [checked_request(counting(net, rows), layer, x, target) for target in (0, [3, 1])]
+    one, two = (measure_layer(request, shared=shared) for request in calls)
     with one as (first,), two as (second,):
         tables = [state.channel_scores() for state in (first, second, first)]
         shared = sum(rows)
     assert tables[0] is tables[2]
     for target, table in zip((0, [3, 1]), tables[:2], strict=True):
-        with measured(checked_call(net, layer, x, target)) as (alone,):
+        with measure_layer(checked_request(net, layer, x, target)) as (alone,):
             for found, expected in zip(table, alone.channel_scores(), strict=True):
                 torch.testing.assert_close(found, expected)
     rows.clear()
-    with measured(calls[0]) as (alone,):
+    with measure_layer(calls[0]) as (alone,):
         alone.channel_scores()
     assert shared == sum(rows) + 2

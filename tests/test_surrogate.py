@@ -183,10 +183,10 @@ def test_targets_do_not_depend_on_each_other():
     maps, logits, scores = relu_maps(0, 40, 7), uniform(1, 9, 3) * 9 - 4, uniform(2, 9, 3)
     scores[:, 1] -= 0.5
     chosen = choose_masks(maps, uniform(3, 40), 9)
-    together = predict_scores(maps, chosen, logits, scores)
+    shared = predict_scores(maps, chosen, logits, scores)
     for t in range(3):
         alone = predict_scores(maps, chosen, logits[:, [t]], scores[:, [t]])
-        for values, own in zip(together, alone, strict=True):
+        for values, own in zip(shared, alone, strict=True):
             assert torch.allclose(values[:, [t]], own, rtol=1e-6, atol=0)
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import torch
 
 from captum_unioncam.engine.arguments import check_choice
-from captum_unioncam.networks import Network
+from captum_unioncam.vision.networks import Network
 
 Box = tuple[float, float, float, float]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from captum_unioncam.benchmark.benchmark_run import Subject
 from captum_unioncam.benchmark.loading import Pictures
 from captum_unioncam.benchmark.measure import compared
 from captum_unioncam.benchmark.rows import Row
-from captum_unioncam.benchmark.subject import Subject
-from captum_unioncam.figure import save
+from captum_unioncam.comparison.drawing import save
 
 SHOWN = 6
 

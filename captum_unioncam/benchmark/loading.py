@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captum_unioncam.benchmark.data import Box, DataSet, Item
-from captum_unioncam.networks import Network
-from captum_unioncam.pictures import load_picture
+from captum_unioncam.vision.networks import Network
+from captum_unioncam.vision.pictures import load_picture
 
 # Steps of a preprocessing that leave every pixel where it is.
 IN_PLACE = (

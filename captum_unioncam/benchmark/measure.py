@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_unioncam.benchmark.benchmark_run import Subject
 from captum_unioncam.benchmark.loading import Prepared
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
-from captum_unioncam.benchmark.subject import Subject
 from captum_unioncam.comparison.compare import compare
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.comparison.result import Comparison
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
 from captum_unioncam.metrics.localization import POINTING_TOLERANCE
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
 from captum_unioncam.metrics.similarity import similarities
-from captum_unioncam.pictures import PictureError
-from captum_unioncam.registry import METHODS
+from captum_unioncam.vision.pictures import PictureError
 
 
 def compared(

@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import METRICS
-from captum_unioncam.registry import METHODS
 
 DROP = ("average_drop", "average_increase")
 CURVES = ("insertion", "deletion")

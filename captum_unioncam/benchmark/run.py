@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import torch
 
+from captum_unioncam.benchmark.benchmark_run import Subject
 from captum_unioncam.benchmark.distributed import Processes, decided, wait_for_all
 from captum_unioncam.benchmark.loading import Pictures, Prepared, prepared
 from captum_unioncam.benchmark.measure import measure_image
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import Row, appending, read_rows
 from captum_unioncam.benchmark.settings import Settings, differences, keep
-from captum_unioncam.benchmark.subject import Subject
 from captum_unioncam.engine.captum_compat import NullProgress, progress
-from captum_unioncam.pictures import PictureError
+from captum_unioncam.vision.pictures import PictureError
 
 if sys.platform != "win32":
     import fcntl

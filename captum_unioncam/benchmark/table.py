@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from captum_unioncam.benchmark.presets import REFERENCE
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 
 RESAMPLES = 10_000
 SEED = 0

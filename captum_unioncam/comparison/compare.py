@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.comparison.entries import Explainer, Methods, entries_of, forward_func_of
+from captum_unioncam.comparison.compared_methods import (
+    Explainer,
+    Methods,
+    compared_methods_of,
+    forward_func_of,
+)
 from captum_unioncam.comparison.result import Comparison
-from captum_unioncam.engine import BaselineType, Score, check_flag, checked_call
+from captum_unioncam.engine import BaselineType, Score, check_flag, checked_request
 from captum_unioncam.engine.arguments import closest
-from captum_unioncam.engine.call import copied
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
-from captum_unioncam.engine.layer_state import quiet
+from captum_unioncam.engine.layer_state import evaluation_mode
 from captum_unioncam.engine.modules import model_behind
+from captum_unioncam.engine.request import copied
 from captum_unioncam.engine.target_scores import TargetScores, check_output, parse_target
 from captum_unioncam.metrics import METRICS
 
@@ -101,7 +106,7 @@ def compare(
         (torch.Size([2, 2, 6, 6]), 16)
     """
     check_flag("show_progress", show_progress)
-    entries = entries_of(methods, forward_func, layer)
+    entries = compared_methods_of(methods, forward_func, layer)
     model_func = forward_func or forward_func_of(entries[0].attribution)
     wanted = _metric_options(metrics, metric_options)
     common: dict[str, Any] = {
@@ -109,7 +114,7 @@ def compare(
         "score": score,
         "perturbations_per_eval": perturbations_per_eval,
     }
-    call = checked_call(
+    request = checked_request(
         model_func, None, inputs, None, additional_forward_args,
         **{**common, "score": score or "probability"},
     )  # fmt: skip
@@ -118,18 +123,18 @@ def compare(
     values: dict[str, list[dict[str, Tensor]]] = {}
     costs: dict[str, Cost] = {}
     with ExitStack() as stack:
-        stack.enter_context(quiet(call))
+        stack.enter_context(evaluation_mode(request))
         model = model_behind(model_func)
         watched = [] if model is None else [model]
-        given = copied((*call.inputs, *call.extra))
-        output = check_output(model_func(*given), call.num_examples)
+        given = copied((*request.inputs, *request.extra))
+        output = check_output(model_func(*given), request.num_examples)
         classes = _classes(target, output)
         targets = [target for _, target in classes]
         explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, common)
         total = len(entries) * len(targets)
         with stack.enter_context(bar(desc="maps", total=total, unit="map")) as shown:
             for entry in entries:
-                with measured_cost(watched, call.inputs[0].device) as costs[entry.label]:
+                with measured_cost(watched, request.inputs[0].device) as costs[entry.label]:
                     maps[entry.label] = []
                     for number in range(len(targets)):
                         maps[entry.label].append(explainer.map(entry, number))
@@ -154,8 +159,8 @@ def compare(
         values,
         costs,
         torch.stack(probabilities, dim=1).cpu(),
-        [[labels[n] for labels, _ in classes] for n in range(call.num_examples)],
-        call.inputs,
+        [[labels[n] for labels, _ in classes] for n in range(request.num_examples)],
+        request.inputs,
     )
 
 
@@ -254,4 +259,4 @@ def _measured(
 def _probability(target: Any, output: Tensor) -> Tensor:
     parsed = parse_target(target, len(output))
     rows = torch.arange(len(output), device=output.device)
-    return TargetScores.from_output("probability", parsed, output).read(output, rows)[1]
+    return TargetScores.from_output("probability", parsed, output).target_score(output, rows)[1]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from captum_unioncam.comparison.drawing import HEAT, add_scale, shortened
 from captum_unioncam.comparison.result import formatted
 from captum_unioncam.engine.maps import unit_range
-from captum_unioncam.figure import HEAT, add_scale, shortened
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
 

@@ -125,7 +125,7 @@ class Comparison:
 
     def save(self, path: str | Path, **arguments: Any) -> None:
         """Write `figure(**arguments)` to a file, by its suffix: png, pdf, svg, ..."""
-        from captum_unioncam.figure import save
+        from captum_unioncam.comparison.drawing import save
 
         save(self.figure(**arguments), Path(path))
 

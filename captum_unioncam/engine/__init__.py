@@ -8,7 +8,6 @@ from captum_unioncam.engine.arguments import (
     check_number,
     check_percent,
 )
-from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.cam import (
     Attributions,
     ClassActivationMap,
@@ -18,21 +17,22 @@ from captum_unioncam.engine.cam import (
 )
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
-from captum_unioncam.engine.layer_state import LayerState, measured_inputs
+from captum_unioncam.engine.layer_state import LayerState, measure_inputs
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.randomness import Seed, check_seed, generator_of
+from captum_unioncam.engine.request import Request, checked_request
 from captum_unioncam.engine.target_scores import Score
 
 __all__ = [
     "Attributions",
     "BaselineType",
-    "Call",
     "ClassActivationMap",
     "FeatureScores",
     "LayerState",
     "MaskScorer",
     "MaskScores",
+    "Request",
     "Score",
     "Seed",
     "TargetType",
@@ -43,9 +43,9 @@ __all__ = [
     "check_number",
     "check_percent",
     "check_seed",
-    "checked_call",
+    "checked_request",
     "generator_of",
-    "measured_inputs",
+    "measure_inputs",
     "min_max",
     "percentile",
     "quotient",

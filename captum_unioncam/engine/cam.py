@@ -10,10 +10,10 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
-from captum_unioncam.engine.call import Call, checked_call
 from captum_unioncam.engine.captum_compat import BaselineType
-from captum_unioncam.engine.layer_state import LayerState, measured
+from captum_unioncam.engine.layer_state import LayerState, measure_layer
 from captum_unioncam.engine.modules import check_layer
+from captum_unioncam.engine.request import Request, checked_request
 from captum_unioncam.engine.target_scores import Score
 from captum_unioncam.engine.warn import warn
 
@@ -170,13 +170,13 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
     ) -> list[tuple[LayerState, Any]]:
         """Check arguments, measure the layer, and return what `_cam` makes of each tensor."""
         check_flag("relu_attributions", positional[4])
-        call, chosen = self._checked(positional, options)
-        with measured(call, needs_gradients=self.needs_gradients) as states:
+        request, chosen = self._checked(positional, options)
+        with measure_layer(request, needs_gradients=self.needs_gradients) as states:
             return [(state, self._cam(state, **chosen)) for state in states]
 
     def _checked(
         self, positional: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[Call, dict[str, Any]]:
+    ) -> tuple[Request, dict[str, Any]]:
         """Check the arguments of `attribute`; return the call and the options of `_cam`."""
         known = self.options()
         for name in options:
@@ -195,7 +195,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         self._check(**chosen)
         if "baselines" in engine and engine["baselines"] is None:
             engine["baselines"] = self._baselines(inputs)
-        call = checked_call(
+        request = checked_request(
             self.forward_func,
             self.layer,
             inputs,
@@ -207,7 +207,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
             description=f"{self.name} attribution" if show_progress else None,
             **engine,
         )
-        return call, chosen
+        return request, chosen
 
     def _baselines(self, inputs: Any) -> BaselineType:
         """Return what masked-out parts show where the user says nothing; inputs are unchecked."""

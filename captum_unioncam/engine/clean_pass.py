@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.engine.call import Call, copied
 from captum_unioncam.engine.captum_compat import (
     compute_layer_gradients_and_eval,
     forward_layer_eval,
 )
+from captum_unioncam.engine.request import Request, copied
 from captum_unioncam.engine.target_scores import TargetScores, check_output
 
 
@@ -21,11 +21,11 @@ class CleanPass:
     activations: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
     target: TargetScores
-    read: tuple[Tensor, Tensor]
+    clean_scores: tuple[Tensor, Tensor]
     layer_calls: int
 
 
-def clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool) -> CleanPass:
+def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients: bool) -> CleanPass:
     """Run inputs through Captum's hooks.
 
     Raises:
@@ -34,55 +34,55 @@ def clean_pass(call: Call, inputs: tuple[Tensor, ...], *, needs_gradients: bool)
     """
     read: list[tuple[TargetScores, Tensor, Tensor]] = []
     seen: list[Any] = []
-    name = call.layer_name
+    name = request.layer_name
 
     def target_output(*args: Any) -> Tensor:
         # Selecting here lets a wrong target be named before Captum's assertions see it.
-        output = check_output(call.forward_func(*args), len(inputs[0]))
-        target = TargetScores.from_output(call.score, call.target, output)
+        output = check_output(request.forward_func(*args), len(inputs[0]))
+        target = TargetScores.from_output(request.score, request.target, output)
         rows = torch.arange(len(output), device=output.device)
         with torch.no_grad():
-            read.append((target, *target.read(output.detach(), rows)))
+            read.append((target, *target.target_score(output.detach(), rows)))
         return target.raw(output, rows)
 
     def look(module: nn.Module, args: Any, result: Any = None) -> None:
-        value = args if call.attribute_to_layer_input else result
+        value = args if request.attribute_to_layer_input else result
         seen.append(value)
         tensors = value if isinstance(value, tuple | list) else (value,)
         if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
             kinds = ", ".join(
                 str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in tensors
             )
-            side = "takes" if call.attribute_to_layer_input else "returns"
+            side = "takes" if request.attribute_to_layer_input else "returns"
             raise TypeError(
                 f"{name} {side} {kinds or 'nothing by position'}; a map needs a floating point "
                 "Tensor or a tuple of them"
             )
 
     register = (
-        call.layer.register_forward_pre_hook
-        if call.attribute_to_layer_input
-        else call.layer.register_forward_hook
+        request.layer.register_forward_pre_hook
+        if request.attribute_to_layer_input
+        else request.layer.register_forward_hook
     )
     handle = register(look)
     # Copies also keep gradient flags that Captum sets off the user's tensors.
-    copies, extra = copied(inputs), copied(call.extra)
+    copies, extra = copied(inputs), copied(request.extra)
     try:
         if needs_gradients:
             gradients, activations = compute_layer_gradients_and_eval(
                 target_output,
-                call.layer,
+                request.layer,
                 copies,
                 None,
                 extra,
-                device_ids=call.device_ids,
-                attribute_to_layer_input=call.attribute_to_layer_input,
-                grad_kwargs=call.grad_kwargs,
+                device_ids=request.device_ids,
+                attribute_to_layer_input=request.attribute_to_layer_input,
+                grad_kwargs=request.grad_kwargs,
             )
         else:
             activations = forward_layer_eval(
-                target_output, copies, call.layer, extra, call.device_ids,
-                call.attribute_to_layer_input,
+                target_output, copies, request.layer, extra, request.device_ids,
+                request.attribute_to_layer_input,
             )  # fmt: skip
             gradients = tuple(a.new_zeros(0) for a in activations)
     except AssertionError as error:

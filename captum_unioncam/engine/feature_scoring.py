@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
+from captum_unioncam.engine.before_layer import BeforeLayer, rebuilt
 from captum_unioncam.engine.captum_compat import NullProgress, progress, run_forward
-from captum_unioncam.engine.prefix import Prefix, rebuilt
 from captum_unioncam.engine.row_stream import (
     ACCELERATOR_CHUNK_ELEMENTS,
     CPU_CHUNK_ELEMENTS,
@@ -92,13 +92,13 @@ class FeatureScorer:
                     some = ids[chunk]
                     output = self._forward(example, perturbed(example, some), self._way)
                     rows = torch.full((len(some),), example, device=output.device)
-                    logit, score = state.target.read(check_output(output, len(some)), rows)
+                    logit, score = state.target.target_score(check_output(output, len(some)), rows)
                     logits[example, some] = logit.to(device, logits.dtype)
                     scores[example, some] = score.to(device, scores.dtype)
                     bar.update(len(some))
 
                 if len(ids):
-                    self._step = in_chunks(len(ids), self._step, run, state.call.num_examples)
+                    self._step = in_chunks(len(ids), self._step, run, state.request.num_examples)
         cause = "the network overflows on them, or a callable score returns such values"
         check_finite("scores of perturbed features", scores, cause)
         return FeatureScores(logits, scores)
@@ -118,36 +118,36 @@ class FeatureScorer:
     @cached_property
     def _step(self) -> int:
         """The most rows of a forward."""
-        call = self.state.call
-        if call.rows_per_forward:
-            return call.rows_per_forward
-        row = sum(x[0].numel() for x in call.inputs)
+        request = self.state.request
+        if request.rows_per_forward:
+            return request.rows_per_forward
+        row = sum(x[0].numel() for x in request.inputs)
         widest = max(self.state.layer_tensor[0].numel(), self._alone.numel())
         if self._way == "shared":
-            widest = max(widest, row, self._prefix.widest)
+            widest = max(widest, row, self._before_layer.widest)
         step = max(1, min(LONGEST_CHUNK, CHUNK_ELEMENTS // widest))
         if self._way == "repeated":
-            on_cpu = call.inputs[0].device.type == "cpu"
+            on_cpu = request.inputs[0].device.type == "cpu"
             budget = CPU_CHUNK_ELEMENTS if on_cpu else ACCELERATOR_CHUNK_ELEMENTS
             step = max(1, min(step, budget // row))
         return step
 
     @cached_property
-    def _prefix(self) -> "Prefix":
+    def _before_layer(self) -> "BeforeLayer":
         """What runs before the layer, seen on the probe.
 
         Raises:
             ValueError: if it cannot run on one row.
         """
-        prefix = Prefix(self.state)
-        with prefix.recording():
+        before = BeforeLayer(self.state)
+        with before.recording():
             self._forward(*self._probe, "one row")
-        return prefix
+        return before
 
     @cached_property
     def _way(self) -> Way:
         """The cheapest way that gives a row of features the output that it earns alone."""
-        allowed = self.state.call.rows_per_forward
+        allowed = self.state.request.rows_per_forward
         if allowed is None or allowed >= 3:
             ways: tuple[Way, ...] = ("one row", "shared")
             for way in ways:
@@ -174,19 +174,19 @@ class FeatureScorer:
 
     def _forward(self, example: int, features: Tensor, way: Way) -> Any:
         """Run the network on an example with its layer giving `features`."""
-        call, rows = self.state.call, len(features)
+        request, rows = self.state.request, len(features)
         picks = torch.full((1 if way == "one row" else rows,), example)
         shared = way == "shared" and rows > 1
         inputs = tuple(
             x[picks[:1].to(x.device)].expand(rows, *x.shape[1:])
             if shared
             else x[picks.to(x.device)]
-            for x in call.inputs
+            for x in request.inputs
         )
-        arguments = tuple(call.argument(a, picks) for a in call.extra)
-        on_one_row = self._prefix.on_one_row(rows) if shared else nullcontext()
+        arguments = tuple(request.argument(a, picks) for a in request.extra)
+        on_one_row = self._before_layer.on_one_row(rows) if shared else nullcontext()
         with on_one_row, _replacing(self.state, features, example):
-            return run_forward(call.forward_func, inputs, None, arguments)
+            return run_forward(request.forward_func, inputs, None, arguments)
 
 
 @contextmanager
@@ -207,10 +207,10 @@ def _replacing(state: "LayerState", features: Tensor, example: int) -> Iterator[
         parts[state.position] = own.to(parts[state.position].device)
         return rebuilt(value, parts)
 
-    layer = state.call.layer
+    layer = state.request.layer
     handle = (
         layer.register_forward_pre_hook(lambda module, args: replaced(args))
-        if state.call.attribute_to_layer_input
+        if state.request.attribute_to_layer_input
         else layer.register_forward_hook(lambda module, args, output: replaced(output))
     )
     try:

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
-from captum_unioncam.engine.call import Call, copied
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
-from captum_unioncam.engine.target_scores import TargetScores, check_output, widened
+from captum_unioncam.engine.request import Request, copied
+from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, check_output
 from captum_unioncam.engine.tokens import TokenGrid, channels_seem_last, find_grid, image_size
 from captum_unioncam.engine.warn import warn
 
 
 @dataclass
-class Together:
+class SharedMeasurements:
     """What the states of several targets of the same inputs have in common.
 
     Attributes:
@@ -39,7 +39,7 @@ class LayerState:
     """Measurements of one tensor of the layer; lives as long as one call.
 
     Attributes:
-        call (Call): what was asked for.
+        request (Request): what was asked for.
         activations (Tensor): A, (N, C, *spatial), detached, in float32 or better. Tokens of
             transformers are laid out as maps, without the class token.
         gradients (Tensor): W, gradients of the target's raw output with respect to A; empty for
@@ -51,11 +51,11 @@ class LayerState:
         grid (TokenGrid, optional): how tokens lie on the image; None for layers of maps.
         position (int): which of the layer's tensors this is.
         layer_calls (int): how often a forward calls the layer; its last call is measured.
-        together (Together): what is shared with the states of other targets of these inputs.
+        shared (SharedMeasurements): what it shares with the states of other targets.
         number (int): which of their targets this one is.
     """
 
-    call: Call
+    request: Request
     activations: Tensor
     gradients: Tensor
     target: TargetScores
@@ -65,7 +65,7 @@ class LayerState:
     grid: TokenGrid | None
     position: int
     layer_calls: int
-    together: "Together"
+    shared: "SharedMeasurements"
     number: int
 
     @cached_property
@@ -75,11 +75,11 @@ class LayerState:
         Raises:
             ValueError: if no input is floating point and of the maps' rank.
         """
-        call, first = self.call, self.together.states[0][self.position]
+        request, first = self.request, self.shared.states[0][self.position]
         if first is not self:
-            return first.masks.reading(self.target)
-        masked = check.maskable(call.inputs, self.activations)
-        return MaskScorer(call, masked, call.baselines, self.target)
+            return first.masks.for_target(self.target)
+        masked = check.maskable(request.inputs, self.activations)
+        return MaskScorer(request, masked, request.baselines, self.target)
 
     def channel_scores(self, max_masks: int | None = None) -> MaskScores:
         """Score every channel of A as a mask, once for all targets and methods that ask.
@@ -91,9 +91,9 @@ class LayerState:
         Returns:
             *MaskScores* of this state's target, each (N, C).
         """
-        tables, key = self.together.tables, (self.position, max_masks)
+        tables, key = self.shared.tables, (self.position, max_masks)
         if key not in tables:
-            targets = [states[self.position].target for states in self.together.states]
+            targets = [states[self.position].target for states in self.shared.states]
             tables[key] = self.masks.score_for(
                 targets, self.activations, show=True, max_masks=max_masks
             )
@@ -101,18 +101,18 @@ class LayerState:
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""
-        masked = check.maskable(self.call.inputs, self.activations)
-        return MaskScorer(self.call, masked, baselines, self.target)
+        masked = check.maskable(self.request.inputs, self.activations)
+        return MaskScorer(self.request, masked, baselines, self.target)
 
     @cached_property
     def features(self) -> FeatureScorer:
         """Scores perturbed versions of the layer's features."""
-        return FeatureScorer(self, self.call.description)
+        return FeatureScorer(self, self.request.description)
 
     def measured_at(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return activations and gradients at other inputs of the same shapes."""
-        measured = clean_pass(self.call, inputs, needs_gradients=True)
-        A, W = measured.activations[self.position], measured.gradients[self.position]
+        clean = clean_pass(self.request, inputs, needs_gradients=True)
+        A, W = clean.activations[self.position], clean.gradients[self.position]
         cause = "the network overflows on the changed inputs"
         check.check_finite("activations", A, cause)
         check.check_finite("gradients", W, cause)
@@ -126,71 +126,77 @@ class LayerState:
 
 
 def _as_maps(values: Tensor, grid: TokenGrid | None) -> Tensor:
-    values = widened(values)
+    values = at_least_float32(values)
     return values if grid is None else grid.to_maps(values)
 
 
 @contextmanager
-def measured(
-    call: Call, *, needs_gradients: bool = True, together: Together | None = None
+def measure_layer(
+    request: Request, *, needs_gradients: bool = True, shared: SharedMeasurements | None = None
 ) -> Iterator[tuple[LayerState, ...]]:
     """Run the clean inputs once and yield one state per layer tensor.
 
     Inside the block gradients are off and the model is in evaluation mode; its modes are
-    restored on the way out. Targets measured with the same `together` must be of the same
+    restored on the way out. Targets measured with the same `shared` must be of the same
     inputs, layer, score and baselines; their masked forwards are shared.
     """
-    together = Together() if together is None else together
-    with quiet(call):
-        clean = clean_pass(call, call.inputs, needs_gradients=needs_gradients)
-        states = tuple(_state(call, clean, i, together) for i in range(len(clean.activations)))
-        together.states.append(states)
+    shared = SharedMeasurements() if shared is None else shared
+    with evaluation_mode(request):
+        clean = clean_pass(request, request.inputs, needs_gradients=needs_gradients)
+        states = tuple(_state(request, clean, i, shared) for i in range(len(clean.activations)))
+        shared.states.append(states)
         yield states
 
 
 @contextmanager
-def quiet(call: Call) -> Iterator[None]:
+def evaluation_mode(request: Request) -> Iterator[None]:
     """Hold the model, and a scorer of the user's own, in evaluation mode without gradients."""
-    model = model_behind(call.forward_func)
-    _warn_of_training_mode(model, call.layer)
-    scorer = model_behind(call.scorer) if call.scorer_is_own else None
+    model = model_behind(request.forward_func)
+    _warn_of_training_mode(model, request.layer)
+    scorer = model_behind(request.scorer) if request.scorer_is_own else None
     # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
     with torch.inference_mode(False), torch.no_grad(), evaluating(model), evaluating(scorer):
         yield
 
 
 @contextmanager
-def measured_inputs(call: Call) -> Iterator[MaskScorer]:
+def measure_inputs(request: Request) -> Iterator[MaskScorer]:
     """Run the clean inputs once and yield what scores masks of them, where no layer is involved.
 
-    Inside the block the model is as in `measured`. Masked are the floating point inputs of the
+    Inside the block the model is as in `measure_layer`. Masked are the floating point inputs of the
     first one's rank, which must be 3 to 5.
     """
-    with quiet(call):
-        copies, extra = copied(call.inputs), copied(call.extra)
-        output = check_output(run_forward(call.forward_func, copies, None, extra), len(copies[0]))
-        like = next((x for x in call.inputs if x.is_floating_point() and 3 <= x.dim() <= 5), None)
+    with evaluation_mode(request):
+        copies, extra = copied(request.inputs), copied(request.extra)
+        output = check_output(
+            run_forward(request.forward_func, copies, None, extra), len(copies[0])
+        )
+        like = next(
+            (x for x in request.inputs if x.is_floating_point() and 3 <= x.dim() <= 5), None
+        )
         if like is None:
-            kinds = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in call.inputs)
+            kinds = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in request.inputs)
             raise ValueError(
                 "no input can be masked: one must be floating point with 3 to 5 dimensions, "
                 f"(N, C, L) to (N, C, D, H, W); got {kinds}"
             )
-        target = TargetScores.from_output(call.score, call.target, output)
-        yield MaskScorer(call, check.maskable(call.inputs, like), call.baselines, target)
+        target = TargetScores.from_output(request.score, request.target, output)
+        yield MaskScorer(request, check.maskable(request.inputs, like), request.baselines, target)
 
 
-def _state(call: Call, clean: CleanPass, position: int, together: Together) -> LayerState:
+def _state(
+    request: Request, clean: CleanPass, position: int, shared: SharedMeasurements
+) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
-    _check_layer_tensor(A, W, call.num_examples, call.layer_name)
-    if not together.states:
-        _warn_of_channels_last(A, call)
-    grid = find_grid(A, call.inputs)
-    target, (logits, scores) = clean.target, clean.read
+    _check_layer_tensor(A, W, request.num_examples, request.layer_name)
+    if not shared.states:
+        _warn_of_channels_last(A, request)
+    grid = find_grid(A, request.inputs)
+    target, (logits, scores) = clean.target, clean.clean_scores
     return LayerState(
-        call, _as_maps(A, grid), _as_maps(W, grid) if W.numel() else W, target,
+        request, _as_maps(A, grid), _as_maps(W, grid) if W.numel() else W, target,
         logits.to(A.device), scores.to(A.device), A, grid, position, clean.layer_calls,
-        together, len(together.states),
+        shared, len(shared.states),
     )  # fmt: skip
 
 
@@ -212,13 +218,13 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
     check.check_finite(f"gradients at {name}", W, cause)
 
 
-def _warn_of_channels_last(A: Tensor, call: Call) -> None:
-    size = image_size(call.inputs)
+def _warn_of_channels_last(A: Tensor, request: Request) -> None:
+    size = image_size(request.inputs)
     if size is not None and channels_seem_last(A, size):
         warn(
-            f"{call.layer_name} gives shape {tuple(A.shape)} for images of {size[0]} x {size[1]}: "
-            "its channels seem to come last, but it is read as (N, C, H, W); choose the layer "
-            "after they are permuted, which captum_unioncam.suggest_layer(model) looks for"
+            f"{request.layer_name} gives shape {tuple(A.shape)} for images of {size[0]} x "
+            f"{size[1]}: its channels seem to come last, but it is read as (N, C, H, W); choose "
+            "the layer after they are permuted, which captum_unioncam.suggest_layer(model) looks for"
         )
 
 

@@ -47,7 +47,7 @@ def resized_extrema(resized: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def span_resized(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+def scale_for_resize(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     """Scale maps so that they span [0, 1] once resized to `sizes`; flat maps become zero.
 
     Resizing is linear with weights that sum to one, so it commutes with this scaling: the

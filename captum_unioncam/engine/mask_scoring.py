@@ -16,15 +16,15 @@ from captum_unioncam.engine.maps import (
     min_max,
     resize,
     resized_extrema,
-    span_resized,
+    scale_for_resize,
     unit_range,
 )
 from captum_unioncam.engine.row_stream import RowStream
 from captum_unioncam.engine.surrogate import budgeted, completed
-from captum_unioncam.engine.target_scores import TargetScores, widened
+from captum_unioncam.engine.target_scores import TargetScores, at_least_float32
 
 if TYPE_CHECKING:
-    from captum_unioncam.engine.call import Call
+    from captum_unioncam.engine.request import Request
 
 # Makes masks of maps resized to each masked input; all masked inputs share one scale.
 Finish = Callable[[list[Tensor]], list[Tensor]]
@@ -64,7 +64,7 @@ class MaskScorer:
     """Masks inputs with maps and reads the target's score; lives as long as one call.
 
     Args:
-        call (Call): what was asked for: network, inputs, further arguments, rows per forward.
+        request (Request): what was asked for: network, inputs, further arguments, rows per forward.
         masked (tuple[bool, ...]): which of the inputs are masked; the others pass.
         baselines (tuple): what replaces each masked-out input, a number or a tensor.
         target (TargetScores): what is read from an output.
@@ -72,25 +72,28 @@ class MaskScorer:
 
     def __init__(
         self,
-        call: "Call",
+        request: "Request",
         masked: tuple[bool, ...],
         baselines: tuple[Tensor | int | float, ...],
         target: TargetScores,
     ) -> None:
-        self.call, self.masked, self.target = call, masked, target
-        example = next(x for x, is_masked in zip(call.inputs, masked, strict=True) if is_masked)
+        self.request, self.masked, self.target = request, masked, target
+        example = next(x for x, is_masked in zip(request.inputs, masked, strict=True) if is_masked)
         self.device = example.device
-        self.stream = RowStream(call, example)
+        self.stream = RowStream(request, example)
         # What a masked input and its baseline are blended from; None where nothing is masked.
         self._sources = [
-            (self._laid_out(widened(x)), self._laid_out(_as_tensor(baseline, widened(x))))
+            (
+                self._laid_out(at_least_float32(x)),
+                self._laid_out(_as_tensor(baseline, at_least_float32(x))),
+            )
             if is_masked
             else None
-            for x, baseline, is_masked in zip(call.inputs, baselines, masked, strict=True)
+            for x, baseline, is_masked in zip(request.inputs, baselines, masked, strict=True)
         ]
         self.sizes = [source[0].shape[2:] for source in self._sources if source is not None]
 
-    def reading(self, target: TargetScores) -> "MaskScorer":
+    def for_target(self, target: TargetScores) -> "MaskScorer":
         """Return a scorer of another target that shares the stream and what is known of I_b."""
         _ = self._baseline_output
         other = copy(self)
@@ -98,9 +101,9 @@ class MaskScorer:
         other.__dict__.pop("baseline", None)
         return other
 
-    def span(self, maps: Tensor) -> Tensor:
+    def scale_for_resize(self, maps: Tensor) -> Tensor:
         """Scale maps (N, K, *spatial) so that, resized to the inputs, they span [0, 1]."""
-        return span_resized(maps, self.sizes)
+        return scale_for_resize(maps, self.sizes)
 
     def score(
         self,
@@ -174,7 +177,7 @@ class MaskScorer:
         def masks(chunk: slice) -> list[Tensor]:
             return finish([resize(shown[chunk], size) for size in self.sizes])
 
-        reads = self.read(maps.rows[on], masks, targets=targets, show=show)
+        reads = self.score_rows(maps.rows[on], masks, targets=targets, show=show)
         # Logits, scores and their standard deviations, each (M, T).
         columns = [torch.stack(values, dim=1) for values in zip(*reads, strict=True)]
         columns += [torch.zeros_like(values) for values in columns]
@@ -197,7 +200,7 @@ class MaskScorer:
             tables.append(MaskScores(table[0], table[1], live, table[2], table[3]))
         return tables
 
-    def read(
+    def score_rows(
         self,
         rows: Tensor,
         masks: Callable[[slice], list[Tensor]],
@@ -219,10 +222,10 @@ class MaskScorer:
             *list* of (raw outputs, scores) for each target, both (R,).
         """
         rows = rows.to(self.device)
-        description = self.call.description if show else None
+        description = self.request.description if show else None
         bar = progress if description else NullProgress
         with bar(desc=description, total=len(rows), unit="mask") as shown:
-            return self.stream.read(
+            return self.stream.score_rows(
                 rows,
                 lambda chunk: self.masked_inputs(masks(chunk), rows[chunk]),
                 [self.target] if targets is None else targets,
@@ -236,8 +239,8 @@ class MaskScorer:
 
     def _baseline_for(self, target: TargetScores) -> MaskScores:
         output = self._baseline_output
-        rows = torch.arange(self.call.num_examples, device=output.device)
-        logits, scores = (values[:, None] for values in target.read(output, rows))
+        rows = torch.arange(self.request.num_examples, device=output.device)
+        logits, scores = (values[:, None] for values in target.target_score(output, rows))
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
         live, zero = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
@@ -246,7 +249,7 @@ class MaskScorer:
     @cached_property
     def _baseline_output(self) -> Tensor:
         """What the network gives for the baselines; one row serves examples that share theirs."""
-        count = self.call.num_examples
+        count = self.request.num_examples
         needed = count if self._rows_differ() else 1
         rows = torch.arange(needed, device=self.device)
 
@@ -260,7 +263,7 @@ class MaskScorer:
         output = torch.cat([self.stream.forward(rows[c], c, nothing) for c in chunks])
         return output if needed == count else output.expand(count, *output.shape[1:])
 
-    def betas(self, maps: Tensor) -> Tensor:
+    def score_over_baseline(self, maps: Tensor) -> Tensor:
         """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K)."""
         return self.score(maps).scores - self.baseline.scores.to(maps.device)
 
@@ -269,14 +272,14 @@ class MaskScorer:
         return (
             not all(self.masked)
             or any(source is not None and len(source[1]) > 1 for source in self._sources)
-            or any(self.call.is_per_example(argument) for argument in self.call.extra)
+            or any(self.request.is_per_example(argument) for argument in self.request.extra)
         )
 
     def masked_inputs(self, masks: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
         """Return the network's inputs: examples `rows`, each masked by its mask."""
         ready = iter(masks)
         masked = []
-        for x, source in zip(self.call.inputs, self._sources, strict=True):
+        for x, source in zip(self.request.inputs, self._sources, strict=True):
             if source is None:
                 masked.append(x[rows.to(x.device)])
                 continue

@@ -11,7 +11,7 @@ from captum_unioncam.engine.target_scores import TargetScores, check_output
 from captum_unioncam.engine.warn import warn
 
 if TYPE_CHECKING:
-    from captum_unioncam.engine.call import Call
+    from captum_unioncam.engine.request import Request
 
 # Elements of input that one forward carries when the engine chooses: 4 images of 3 x 224 x 224 on
 # a CPU, where more rows fall out of its caches, and 64 on an accelerator, which more rows feed.
@@ -29,20 +29,20 @@ class RowStream:
     """Forwards rows that are made chunk by chunk; lives as long as one call.
 
     Args:
-        call (Call): what was asked for: network, further arguments, rows per forward.
+        request (Request): what was asked for: network, further arguments, rows per forward.
         example (Tensor): an input whose device, rank and dtype decide on layout and chunk.
     """
 
-    def __init__(self, call: "Call", example: Tensor) -> None:
-        self.call = call
+    def __init__(self, request: "Request", example: Tensor) -> None:
+        self.request = request
         on_cpu = example.device.type == "cpu"
         # Convolutions on a CPU, and in half precision anywhere, run faster channels-last.
         half = example.dtype in (torch.float16, torch.bfloat16)
         self.channels_last = example.dim() == 4 and (on_cpu or half)
-        row = sum(x[0].numel() for x in call.inputs)
-        self.step = call.rows_per_forward or own_rows(row, example.device)
+        row = sum(x[0].numel() for x in request.inputs)
+        self.step = request.rows_per_forward or own_rows(row, example.device)
 
-    def read(
+    def score_rows(
         self, rows: Tensor, make: Make, targets: Sequence[TargetScores], bar: Progress
     ) -> list[tuple[Tensor, Tensor]]:
         """Forward every row in full chunks and read it for each target.
@@ -61,7 +61,7 @@ class RowStream:
         def run(chunk: slice) -> None:
             output = self.forward(rows[chunk], chunk, make)
             if tuple(output.shape[1:]) != targets[0].shape:
-                who = "scorer" if self.call.scorer_is_own else "forward_func"
+                who = "scorer" if self.request.scorer_is_own else "forward_func"
                 clean = ", ".join(["rows", *map(str, targets[0].shape)])
                 raise ValueError(
                     f"{who} returned shape {tuple(output.shape)} for masked inputs, but the clean "
@@ -69,10 +69,10 @@ class RowStream:
                 )
             which = rows[chunk].to(output.device)
             for reads, target in zip(found, targets, strict=True):
-                reads.append(target.read(output, which))
+                reads.append(target.target_score(output, which))
             bar.update(len(output))
 
-        self.step = in_chunks(len(rows), self.step, run, self.call.num_examples)
+        self.step = in_chunks(len(rows), self.step, run, self.request.num_examples)
         if not len(rows):
             nothing = rows.new_zeros(0, dtype=torch.float32)
             return [(nothing, nothing) for _ in targets]
@@ -83,8 +83,8 @@ class RowStream:
 
     def forward(self, rows: Tensor, chunk: slice, make: Make) -> Tensor:
         """Run one chunk, of which `rows` are the examples."""
-        arguments = tuple(self.call.argument(argument, rows) for argument in self.call.extra)
-        scorer = self.call.scorer
+        arguments = tuple(self.request.argument(argument, rows) for argument in self.request.extra)
+        scorer = self.request.scorer
         try:
             output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
         except RuntimeError as error:
@@ -97,7 +97,7 @@ class RowStream:
 
     def _laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        wanted = _dtype_of(self.call.scorer) if self.call.scorer_is_own else None
+        wanted = _dtype_of(self.request.scorer) if self.request.scorer_is_own else None
         return tuple(
             x.to(wanted if wanted and x.is_floating_point() else x.dtype).contiguous(
                 memory_format=layout if x.dim() == 4 else torch.contiguous_format

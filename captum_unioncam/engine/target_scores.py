@@ -15,7 +15,7 @@ SINGLE_EPS = torch.finfo(torch.float32).eps
 Score = Literal["probability", "logit"] | Callable[[Tensor], Tensor]
 
 
-def widened(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Return the values in float32, or in their own dtype if that is wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -160,7 +160,7 @@ class TargetScores:
         index = self.index[rows]
         return _class_vectors(output, index).gather(1, _class_column(index))[:, 0]
 
-    def read(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def target_score(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return raw output and score of the target, both (R,); arguments are those of `raw`."""
         raw, index = self.raw(output, rows), self.index[rows]
         if callable(self.score):
@@ -184,7 +184,7 @@ class TargetScores:
                 "a callable score must return a tensor of its input's shape "
                 f"{tuple(output.shape)} or one score per row ({len(output)},), got {shape}"
             )
-        return widened(scored)
+        return at_least_float32(scored)
 
 
 def _rounding(classes: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def _class_vectors(output: Tensor, index: Tensor) -> Tensor:
         rows = torch.arange(len(output), device=output.device)
         where: tuple[Any, ...] = (rows, slice(None), *index[:, 1:].unbind(1))
         classes = output[where]
-    return widened(classes)
+    return at_least_float32(classes)
 
 
 def _class_column(index: Tensor) -> Tensor:

@@ -9,24 +9,24 @@ from torch import Tensor
 # How many tokens may lead the patches, and whether the last pixels may belong to none. Two and
 # five are a distillation token and four registers beside the class token; they are told from a
 # grid that is cut off only by patches that fit exactly.
-PREFIXES = ((0, False), (1, False), (0, True), (1, True), (2, False), (5, False))
+LEADING_TOKENS = ((0, False), (1, False), (0, True), (1, True), (2, False), (5, False))
 
 
 class TokenGrid(NamedTuple):
     """How the tokens of a layer lie on the image.
 
     Attributes:
-        prefix (int): leading tokens that belong to no patch: a class token, distillation token
-            or registers.
+        leading_tokens (int): tokens that belong to no patch: a class token, a distillation
+            token or registers.
         size (tuple[int, int]): rows and columns of patches.
     """
 
-    prefix: int
+    leading_tokens: int
     size: tuple[int, int]
 
     def to_maps(self, tokens: Tensor) -> Tensor:
         """Return tokens (N, T, D) as maps (N, D, rows, columns), without those that lead."""
-        patches = tokens[:, self.prefix :].mT
+        patches = tokens[:, self.leading_tokens :].mT
         return patches.reshape(*patches.shape[:2], *self.size)
 
     def to_tokens(self, maps: Tensor, tokens: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ class TokenGrid(NamedTuple):
             maps (Tensor): maps to lay out.
             tokens (Tensor): the layer's own tokens of one example, (1, T, D).
         """
-        prefix = tokens[:, : self.prefix].expand(len(maps), -1, -1)
-        return torch.cat([prefix, maps.flatten(2).mT.to(prefix)], dim=1)
+        leading_tokens = tokens[:, : self.leading_tokens].expand(len(maps), -1, -1)
+        return torch.cat([leading_tokens, maps.flatten(2).mT.to(leading_tokens)], dim=1)
 
 
 def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | None:
@@ -52,10 +52,10 @@ def find_grid(layer_output: Tensor, inputs: tuple[Tensor, ...]) -> TokenGrid | N
         return None
     count = layer_output.shape[1]
     height, width = size
-    for prefix, cut_off in PREFIXES:
-        patches = _square_patches(count - prefix, height, width, cut_off=cut_off)
+    for leading_tokens, cut_off in LEADING_TOKENS:
+        patches = _square_patches(count - leading_tokens, height, width, cut_off=cut_off)
         if patches is not None:
-            return TokenGrid(prefix, patches)
+            return TokenGrid(leading_tokens, patches)
     raise ValueError(
         f"the layer gives shape {tuple(layer_output.shape)}: {count} tokens, with or without a "
         "class token in front, form no grid of square patches over an image of "

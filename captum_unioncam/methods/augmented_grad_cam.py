@@ -21,7 +21,7 @@ from captum_unioncam.engine import (
     weighted_sum,
 )
 from captum_unioncam.engine.arguments import maskable
-from captum_unioncam.engine.target_scores import widened
+from captum_unioncam.engine.target_scores import at_least_float32
 
 Aggregation = Literal["super_resolution", "average", "max"]
 
@@ -50,7 +50,7 @@ def rigid_motions(draws: Tensor, size: Sequence[int]) -> Tensor:
 
 def moved(images: Tensor, motion: Tensor) -> Tensor:
     """Move images (N, C, H, W) by one motion (3, 3), with zeros from beyond their borders."""
-    wide = widened(images)
+    wide = at_least_float32(images)
     theta = motion[:2].to(wide).expand(len(wide), -1, -1)
     grid = F.affine_grid(theta, list(wide.shape), align_corners=False)
     return F.grid_sample(wide, grid, align_corners=False).to(images.dtype)
@@ -157,10 +157,10 @@ class LayerAugmentedGradCAM(ClassActivationMap):
             seed (int or torch.Generator, optional): seed of the motions, or a generator to draw
                 from; the random state of torch is not touched. Default: 0
         """
-        A, W, inputs = state.activations, state.gradients, state.call.inputs
+        A, W, inputs = state.activations, state.gradients, state.request.inputs
         if A.dim() != 4:
             raise ValueError(
-                f"{self.name} rotates images: {state.call.layer_name} must give maps "
+                f"{self.name} rotates images: {state.request.layer_name} must give maps "
                 f"(N, C, H, W), got {tuple(A.shape)}"
             )
         moves = maskable(inputs, A)

@@ -99,10 +99,10 @@ class LayerFeatureCAM(ClassActivationMap):
 
 def _images(state: LayerState) -> Tensor:
     A = state.activations
-    for x in state.call.inputs:
+    for x in state.request.inputs:
         if x.is_floating_point() and x.dim() == A.dim() == 4:
             return x.to(torch.promote_types(x.dtype, A.dtype))
-    kinds = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in state.call.inputs)
+    kinds = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in state.request.inputs)
     raise ValueError(
         "Feature CAM is defined on images: it needs a layer of shape (N, C, H, W), got "
         f"{tuple(A.shape)}, and a floating point input of such a shape, got {kinds}"

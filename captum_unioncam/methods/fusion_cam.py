@@ -106,15 +106,17 @@ class LayerFusionCAM(ClassActivationMap):
         """
         A, W, masks = state.activations, state.gradients, state.masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
-        D = masks.span(G.where(percentile(G, theta) <= G, 0))
+        D = masks.scale_for_resize(G.where(percentile(G, theta) <= G, 0))
         w = channel_weights(state.channel_scores(max_masks), region_weights)
-        R = masks.span(weighted_sum(w, A).relu())
-        beta_D, beta_R = shares(*masks.betas(torch.cat([D, R], dim=1)).unbind(1))
-        U = masks.span(_times(beta_D, D) + _times(beta_R, R))
-        beta_U, beta_R = shares(masks.betas(U)[:, 0], beta_R)
+        R = masks.scale_for_resize(weighted_sum(w, A).relu())
+        beta_D, beta_R = shares(*masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1))
+        U = masks.scale_for_resize(_times(beta_D, D) + _times(beta_R, R))
+        beta_U, beta_R = shares(masks.score_over_baseline(U)[:, 0], beta_R)
         first, second = _times(beta_U, U), _times(beta_R, R)
         s = (1 - (first - second).abs()).clamp(0, 1)
-        return masks.span(s * torch.maximum(first, second) + (1 - s) * (first + second) / 2)
+        return masks.scale_for_resize(
+            s * torch.maximum(first, second) + (1 - s) * (first + second) / 2
+        )
 
 
 def _times(beta: Tensor, M: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class LayerGroupCAM(ClassActivationMap):
         A, masks = state.activations, state.masks
         parts = (spatial_mean(state.gradients) * A).tensor_split(min(groups, A.shape[1]), dim=1)
         M = torch.cat([part.sum(1, keepdim=True) for part in parts], dim=1).relu()
-        m = masks.span(M.where(percentile(M, theta) < M, 0))
+        m = masks.scale_for_resize(M.where(percentile(M, theta) < M, 0))
         alpha = masks.score(m, show=True).scores - masks.baseline.scores.to(m.device)
         return weighted_sum(alpha, m)
 

@@ -70,7 +70,7 @@ class LayerIntegratedGradCAM(ClassActivationMap):
                 input: a number, or a tensor that broadcasts to the input. For a black image under
                 mean and standard deviation use ``black_baseline``. Default: 0
         """
-        inputs = state.call.inputs
+        inputs = state.request.inputs
         starts = [
             torch.as_tensor(b, dtype=x.dtype, device=x.device) if moves else x
             for b, x, moves in zip(

@@ -43,12 +43,12 @@ class LayerOriginalCAM(ClassActivationMap):
     needs_gradients = False
 
     def _cam(self, state: LayerState) -> Tensor:
-        A, call = state.activations, state.call
-        model = model_behind(call.forward_func)
+        A, request = state.activations, state.request
+        model = model_behind(request.forward_func)
         if model is None:
             raise ValueError(
                 "CAM reads the weights of the linear layer, but forward_func hides the model: "
-                f"pass the model itself, or use LayerGradCam for {call.layer_name}"
+                f"pass the model itself, or use LayerGradCam for {request.layer_name}"
             )
         channels = A.shape[1]
         heads = _heads(model, channels)
@@ -66,9 +66,9 @@ class LayerOriginalCAM(ClassActivationMap):
             found = f"nothing linear takes its {channels} channels{_last_linear(model)}"
         raise ValueError(
             "CAM needs global average pooling and one linear layer after the layer; found after "
-            f"{call.layer_name}: {found}. Choose the layer just before pooling if there is such a "
-            "head, or use LayerGradCam, which needs none and on such a head gives the same map up "
-            "to a factor"
+            f"{request.layer_name}: {found}. Choose the layer just before pooling if there is such "
+            "a head, or use LayerGradCam, which needs none and on such a head gives the same map "
+            "up to a factor"
         )
 
 

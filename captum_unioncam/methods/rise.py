@@ -18,12 +18,12 @@ from captum_unioncam.engine import (
     check_flag,
     check_number,
     check_seed,
-    checked_call,
+    checked_request,
     generator_of,
-    measured_inputs,
+    measure_inputs,
     resize,
 )
-from captum_unioncam.engine.call import Call
+from captum_unioncam.engine.request import Request
 
 # Elements of masks that are held at once when they are summed: 32 masks of 224 x 224.
 SLICE_ELEMENTS = 32 * 224 * 224
@@ -146,7 +146,7 @@ class RISE(PerturbationAttribution):
         if keep > 1:
             raise ValueError(f"keep must be a probability greater than 0, at most 1, got {keep}")
         check_seed(seed)
-        call = checked_call(
+        request = checked_request(
             self.forward_func,
             None,
             inputs,
@@ -158,11 +158,11 @@ class RISE(PerturbationAttribution):
             scorer=scorer,
             description="RISE attribution" if show_progress else None,
         )
-        return self._map(call, n_masks, cells, keep, seed)
+        return self._map(request, n_masks, cells, keep, seed)
 
-    def _map(self, call: Call, n_masks: int, cells: int, keep: float, seed: Seed) -> Tensor:
-        with measured_inputs(call) as scorer:
-            x = call.inputs[scorer.masked.index(True)]
+    def _map(self, request: Request, n_masks: int, cells: int, keep: float, seed: Seed) -> Tensor:
+        with measure_inputs(request) as scorer:
+            x = request.inputs[scorer.masked.index(True)]
             size = x.shape[2:]
             drawn = _draw(n_masks, cells, keep, len(size), seed).to(x)
             every = torch.arange(n_masks, device=x.device)
@@ -172,7 +172,7 @@ class RISE(PerturbationAttribution):
             def masks(chunk: slice) -> list[Tensor]:
                 return [drawn.masks(numbers[chunk], each) for each in scorer.sizes]
 
-            _, scores = scorer.read(rows, masks, show=True)[0]
+            _, scores = scorer.score_rows(rows, masks, show=True)[0]
             cause = "the network overflows on them, or a callable score returns such values"
             scores = scores.reshape(len(x), n_masks).to(x.device)
             check_finite("scores of masked inputs", scores, cause)

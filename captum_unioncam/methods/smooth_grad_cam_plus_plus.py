@@ -69,7 +69,7 @@ class LayerSmoothGradCAMPlusPlus(ClassActivationMap):
             seed (int or torch.Generator, optional): seed of the noise, or a generator to draw them
                 from; the random state of torch is not touched. Default: 0
         """
-        A, inputs = state.activations, state.call.inputs
+        A, inputs = state.activations, state.request.inputs
         generator = generator_of(seed)
 
         def with_noise(x: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 def average(state: LayerState, passes: Iterable[MaskScores], number: int) -> MaskScores:
     """Return the mean scores of several passes over the same channels, as both of their scores."""
-    bar = progress if state.call.description else NullProgress
-    with bar(desc=state.call.description, total=number, unit="pass") as shown:
+    bar = progress if state.request.description else NullProgress
+    with bar(desc=state.request.description, total=number, unit="pass") as shown:
         done = []
         for masked in passes:
             done.append(masked)
@@ -145,12 +145,14 @@ def noisy_scores(state: LayerState, noise_on: NoiseOn, draw: Draw) -> MaskScores
 
 def _on_noisy_inputs(state: LayerState, draw: Draw) -> MaskScorer:
     """Return a scorer that adds noise to masked inputs: I_b + H (I_0 - I_b) + delta."""
-    call, masked = state.call, state.masks.masked
-    inputs, baselines = list(call.inputs), list(call.baselines)
-    for i, x in enumerate(call.inputs):
+    request, masked = state.request, state.masks.masked
+    inputs, baselines = list(request.inputs), list(request.baselines)
+    for i, x in enumerate(request.inputs):
         if masked[i]:
             # Noise on input and baseline alike is noise on whatever lies between them.
             delta, baseline = draw((1, *x.shape[1:])).to(x), baselines[i]
             inputs[i] = x + delta
             baselines[i] = delta + (baseline.to(x) if isinstance(baseline, Tensor) else baseline)
-    return MaskScorer(replace(call, inputs=tuple(inputs)), masked, tuple(baselines), state.target)
+    return MaskScorer(
+        replace(request, inputs=tuple(inputs)), masked, tuple(baselines), state.target
+    )

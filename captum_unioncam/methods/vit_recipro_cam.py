@@ -58,12 +58,12 @@ class LayerViTReciproCAM(ClassActivationMap):
         grid = state.grid
         if grid is None:
             raise ValueError(
-                f"{state.call.layer_name} gives shape {tuple(state.layer_tensor.shape)}, no "
+                f"{state.request.layer_name} gives shape {tuple(state.layer_tensor.shape)}, no "
                 "tokens (N, T, D) of an image; use Recipro-CAM for layers of maps"
             )
         if not keep_class_token:
             tokens = state.layer_tensor.clone()
-            tokens[:, : grid.prefix] = 0
+            tokens[:, : grid.leading_tokens] = 0
             state = replace(state, layer_tensor=tokens)
         A = state.activations
 

@@ -102,11 +102,11 @@ def coherency(
         "coherency", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
+    ) as evaluated:  # fmt: skip
         explained = _masked_explanation(
-            measured, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
+            evaluated, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
         )
-        return correlation_share(measured.maps, explained)
+        return correlation_share(evaluated.maps, explained)
 
 
 def complexity(
@@ -165,8 +165,8 @@ def complexity(
         "complexity", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        return shown_share(measured.maps)
+    ) as evaluated:  # fmt: skip
+        return shown_share(evaluated.maps)
 
 
 def adcc(
@@ -246,15 +246,15 @@ def adcc(
         "adcc", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        clean, masked = clean_and_masked_scores(measured)
+    ) as evaluated:  # fmt: skip
+        clean, masked = clean_and_masked_scores(evaluated)
         check_probabilities("adcc", clean, masked)
         explained = _masked_explanation(
-            measured, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
+            evaluated, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
         )
         return harmonic_mean(
-            correlation_share(measured.maps, explained).to(clean),
-            1 - shown_share(measured.maps).to(clean),
+            correlation_share(evaluated.maps, explained).to(clean),
+            1 - shown_share(evaluated.maps).to(clean),
             1 - percent_drop(clean, masked) / 100,
         )
 
@@ -315,7 +315,7 @@ def _check_explanation(explanation_func: Any, explanation_kwargs: Any) -> None:
 
 
 def _masked_explanation(
-    measured: Evaluation,
+    evaluated: Evaluation,
     inputs: Tensor | tuple[Tensor, ...],
     explanation_func: Callable[..., Tensor | tuple[Tensor, ...]],
     explanation_kwargs: Mapping[str, Any] | None,
@@ -323,7 +323,7 @@ def _masked_explanation(
     additional_forward_args: Any,
 ) -> Tensor:
     """Explain the masked inputs as the user explained the clean ones; maps as `prepared_maps`."""
-    masked = measured.masked_inputs()
+    masked = evaluated.masked_inputs()
     given = {"target": target, "additional_forward_args": additional_forward_args}
     with torch.enable_grad():
         explained = explanation_func(
@@ -331,5 +331,5 @@ def _masked_explanation(
             **{name: value for name, value in given.items() if value is not None},
             **(explanation_kwargs or {}),
         )
-    shape = measured.maps.shape
+    shape = evaluated.maps.shape
     return prepared_maps(explained, shape[0], shape[2:], "what explanation_func returns")

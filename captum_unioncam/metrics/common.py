@@ -10,14 +10,14 @@ from torch import Tensor
 
 from captum_unioncam.engine import (
     BaselineType,
-    Call,
     MaskScorer,
+    Request,
     Score,
     TargetType,
     check_finite,
     check_flag,
-    checked_call,
-    measured_inputs,
+    checked_request,
+    measure_inputs,
 )
 from captum_unioncam.engine.maps import extrema, min_max, resize
 
@@ -29,14 +29,14 @@ class Evaluation:
     """One call of a metric: checked arguments, prepared maps, and what scores changed inputs.
 
     Attributes:
-        call (Call): what was asked for.
+        request (Request): what was asked for.
         maps (Tensor): maps in [0, 1] at the size of the inputs, (N, 1, *spatial), in float32 or
             better.
         scorer (MaskScorer): scores masked inputs; `scorer.target` reads any output and
             `scorer.stream` forwards any rows.
     """
 
-    call: Call
+    request: Request
     maps: Tensor
     scorer: MaskScorer
 
@@ -66,7 +66,7 @@ class Evaluation:
             made = masks(chunk)
             return [made if made.shape[2:] == s else resize(made, s) for s in self.scorer.sizes]
 
-        _, scores = self.scorer.read(rows, for_each_input, show=show)[0]
+        _, scores = self.scorer.score_rows(rows, for_each_input, show=show)[0]
         cause = "the network overflows on them, or a callable score returns such values"
         # Rows of one example stand together in the message, which names examples.
         bad = sorted(set(rows[(~torch.isfinite(scores)).to(rows.device)].tolist()))
@@ -111,7 +111,7 @@ def evaluation(
             finite.
     """
     check_flag("show_progress", show_progress)
-    call = checked_call(
+    request = checked_request(
         forward_func,
         None,
         inputs,
@@ -122,9 +122,9 @@ def evaluation(
         perturbations_per_eval=perturbations_per_eval,
         description=name if show_progress else None,
     )
-    with measured_inputs(call) as scorer:
-        maps = prepared_maps(attributions, call.num_examples, scorer.sizes[0])
-        yield Evaluation(call, maps.to(scorer.device), scorer)
+    with measure_inputs(request) as scorer:
+        maps = prepared_maps(attributions, request.num_examples, scorer.sizes[0])
+        yield Evaluation(request, maps.to(scorer.device), scorer)
 
 
 def prepared_maps(

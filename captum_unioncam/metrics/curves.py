@@ -107,8 +107,8 @@ def deletion(
         "deletion", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        scores = _curve(measured, step, torch.ge)
+    ) as evaluated:  # fmt: skip
+        scores = _curve(evaluated, step, torch.ge)
         areas = _area(scores)
     return (areas, scores) if return_curve else areas
 
@@ -197,10 +197,10 @@ def insertion(
         "insertion", forward_func, inputs, attributions, target=target, baselines=start,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
+    ) as evaluated:  # fmt: skip
         if start is None:
-            measured = _from_blurred(measured, blur_size, blur_stdev)
-        scores = _curve(measured, step, torch.lt)
+            evaluated = _from_blurred(evaluated, blur_size, blur_stdev)
+        scores = _curve(evaluated, step, torch.lt)
         areas = _area(scores)
     return (areas, scores) if return_curve else areas
 
@@ -212,17 +212,17 @@ def _check_curve(step: Any, return_curve: Any) -> None:
 
 
 def _curve(
-    measured: Evaluation, step: int | None, shows_input: Callable[[Tensor, Tensor], Tensor]
+    evaluated: Evaluation, step: int | None, shows_input: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Return the scores as more and more pixels change, (N, T + 1).
 
     Args:
-        measured (Evaluation): what to score.
+        evaluated (Evaluation): what to score.
         step (int, optional): pixels per step.
         shows_input (Callable): compares the places of pixels in the map's order with how many
             have changed, and says which of them show the input.
     """
-    ranks = pixel_ranks(measured.maps)
+    ranks = pixel_ranks(evaluated.maps)
     pixels = ranks.shape[1]
     if step is None:
         step = math.ceil(pixels / RISE_STEPS)
@@ -232,14 +232,14 @@ def _curve(
             "the map would not matter; None takes a 28th of them"
         )
     changed = step * torch.arange(math.ceil(pixels / step) + 1, device=ranks.device)
-    rows = measured.rows.repeat_interleave(len(changed))
+    rows = evaluated.rows.repeat_interleave(len(changed))
     changed = changed.repeat(len(ranks))
 
     def masks(chunk: slice) -> Tensor:
         shown = shows_input(ranks[rows[chunk]], changed[chunk, None])
-        return shown.to(measured.maps.dtype).reshape(-1, *measured.maps.shape[1:])
+        return shown.to(evaluated.maps.dtype).reshape(-1, *evaluated.maps.shape[1:])
 
-    return measured.masked_scores(rows, masks).reshape(len(ranks), -1)
+    return evaluated.masked_scores(rows, masks).reshape(len(ranks), -1)
 
 
 def _area(scores: Tensor) -> Tensor:
@@ -247,14 +247,14 @@ def _area(scores: Tensor) -> Tensor:
     return torch.trapezoid(scores, dim=1) / (scores.shape[1] - 1)
 
 
-def _from_blurred(measured: Evaluation, size: int, stdev: float) -> Evaluation:
+def _from_blurred(evaluated: Evaluation, size: int, stdev: float) -> Evaluation:
     """Return the evaluation with blurred inputs as what masked-out parts show."""
-    old = measured.scorer
+    old = evaluated.scorer
     starts = tuple(
         _blurred(x, size, stdev) if is_masked else 0
-        for x, is_masked in zip(measured.call.inputs, old.masked, strict=True)
+        for x, is_masked in zip(evaluated.request.inputs, old.masked, strict=True)
     )
-    return replace(measured, scorer=MaskScorer(measured.call, old.masked, starts, old.target))
+    return replace(evaluated, scorer=MaskScorer(evaluated.request, old.masked, starts, old.target))
 
 
 def _blurred(x: Tensor, size: int, stdev: float) -> Tensor:

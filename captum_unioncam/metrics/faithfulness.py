@@ -97,8 +97,8 @@ def average_drop(
         "average drop", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        return percent_drop(*clean_and_masked_scores(measured, keep))
+    ) as evaluated:  # fmt: skip
+        return percent_drop(*clean_and_masked_scores(evaluated, keep))
 
 
 def average_increase(
@@ -162,8 +162,8 @@ def average_increase(
         "average increase", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        return percent_increase(*clean_and_masked_scores(measured, keep))
+    ) as evaluated:  # fmt: skip
+        return percent_increase(*clean_and_masked_scores(evaluated, keep))
 
 
 def average_gain(
@@ -231,17 +231,17 @@ def average_gain(
         "average gain", forward_func, inputs, attributions, target=target, baselines=baselines,
         additional_forward_args=additional_forward_args, score=score,
         perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as measured:  # fmt: skip
-        return percent_gain(*clean_and_masked_scores(measured, keep))
+    ) as evaluated:  # fmt: skip
+        return percent_gain(*clean_and_masked_scores(evaluated, keep))
 
 
 def clean_and_masked_scores(
-    measured: Evaluation, keep: float | None = None
+    evaluated: Evaluation, keep: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Measure what average drop, increase and gain are made of, both through the same path.
 
     Args:
-        measured (Evaluation): what :func:`captum_unioncam.metrics.common.evaluation` yields.
+        evaluated (Evaluation): what :func:`captum_unioncam.metrics.common.evaluation` yields.
         keep (float, optional): share of pixels shown; None masks softly. Default: None
 
     Returns:
@@ -250,12 +250,12 @@ def clean_and_masked_scores(
     Raises:
         ValueError: if a score is not finite, or `keep` selects no pixel or all of them.
     """
-    masks = measured.maps if keep is None else _top(measured.maps, keep)
-    stream = measured.scorer.stream
+    masks = evaluated.maps if keep is None else _top(evaluated.maps, keep)
+    stream = evaluated.scorer.stream
     while True:
         step = stream.step
-        clean = measured.masked_scores(measured.rows, lambda chunk: torch.ones_like(masks[chunk]))
-        masked = measured.masked_scores(measured.rows, lambda chunk: masks[chunk])
+        clean = evaluated.masked_scores(evaluated.rows, lambda chunk: torch.ones_like(masks[chunk]))
+        masked = evaluated.masked_scores(evaluated.rows, lambda chunk: masks[chunk])
         # Chunks that were halved for want of memory in between differ by rounding: once more.
         if stream.step == step:
             return clean, masked

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine import check_number
-from captum_unioncam.metrics.common import prepared_maps
-from captum_unioncam.metrics.components import largest_boxes
-from captum_unioncam.metrics.truth import (
+from captum_unioncam.metrics.boxes import (
     energy_maps,
     energy_share,
     image_size,
     object_pixels,
     parse_boxes,
 )
+from captum_unioncam.metrics.common import prepared_maps
+from captum_unioncam.metrics.components import largest_boxes
 
 Boxes = Sequence[Tensor] | Tensor
 

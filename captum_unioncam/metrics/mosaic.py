@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_unioncam.engine import Seed, check_flag, check_number, check_seed, generator_of
-from captum_unioncam.metrics.truth import energy_maps, energy_share, image_size
+from captum_unioncam.metrics.boxes import energy_maps, energy_share, image_size
 
 
 class Mosaics(NamedTuple):

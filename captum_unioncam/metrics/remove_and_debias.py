@@ -139,9 +139,9 @@ def road(
         score=score,
         perturbations_per_eval=perturbations_per_eval,
         show_progress=show_progress,
-    ) as measured:
+    ) as evaluated:
         orders = ("morf", "lerf") if order == "combined" else (order,)
-        curves = _curves(measured, percentages, orders, noise, generator_of(seed))
+        curves = _curves(evaluated, percentages, orders, noise, generator_of(seed))
     curve = (curves[:, 1] - curves[:, 0]) / 2 if order == "combined" else curves[:, 0]
     return (curve.mean(1), curve) if return_curve else curve.mean(1)
 
@@ -156,19 +156,19 @@ def _check_percentages(percentages: Any) -> None:
 
 
 def _curves(
-    measured: Evaluation,
+    evaluated: Evaluation,
     percentages: Sequence[float],
     orders: tuple[str, ...],
     noise: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Return the score of every example, order and percentage, (N, orders, P)."""
-    position = _image_of(measured)
-    call, scorer = measured.call, measured.scorer
-    images = call.inputs[position]
+    position = _image_of(evaluated)
+    request, scorer = evaluated.request, evaluated.scorer
+    images = request.inputs[position]
     pixels = images[0, 0].numel()
     # The tie-break and the noise are drawn at once, so that no slicing changes them.
-    ranks = _ranks(measured.maps, torch.randperm(pixels, generator=generator))
+    ranks = _ranks(evaluated.maps, torch.randperm(pixels, generator=generator))
     shape = len(percentages), *images.shape[1:]
     drawn = noise * torch.randn(shape, generator=generator, dtype=torch.float64)
     drawn = drawn.to(scorer.device)
@@ -178,8 +178,8 @@ def _curves(
     # A step removes the ranks from its first to below its last.
     spans = [(0, k) if o == "morf" else (pixels - k, pixels) for o in orders for k in removed]
     first, last = torch.tensor(spans, device=scorer.device).T[..., None, None, None]
-    rows = measured.rows.repeat_interleave(len(spans))
-    steps = torch.arange(len(spans), device=scorer.device).repeat(len(measured.rows))
+    rows = evaluated.rows.repeat_interleave(len(spans))
+    steps = torch.arange(len(spans), device=scorer.device).repeat(len(evaluated.rows))
 
     def filled(rows: Tensor, steps: Tensor) -> Tensor:
         rank = ranks[rows]
@@ -193,22 +193,22 @@ def _curves(
         parts = zip(*(torch.split(t, at_once) for t in (some, steps[chunk])), strict=True)
         made = torch.cat([filled(*part) for part in parts])
         return tuple(
-            made if i == position else x[some.to(x.device)] for i, x in enumerate(call.inputs)
+            made if i == position else x[some.to(x.device)] for i, x in enumerate(request.inputs)
         )
 
-    bar = progress if call.description else NullProgress
-    with bar(desc=call.description, total=len(rows), unit="image") as shown:
-        _, scores = scorer.stream.read(rows, changed, [scorer.target], shown)[0]
+    bar = progress if request.description else NullProgress
+    with bar(desc=request.description, total=len(rows), unit="image") as shown:
+        _, scores = scorer.stream.score_rows(rows, changed, [scorer.target], shown)[0]
     cause = "the network overflows on them, or a callable score returns such values"
     scores = scores.reshape(-1, len(orders), len(removed))
     check_finite("scores of imputed images", scores, cause)
     return scores
 
 
-def _image_of(measured: Evaluation) -> int:
+def _image_of(evaluated: Evaluation) -> int:
     """Return the position of the one input that is imputed."""
-    shapes = [tuple(x.shape) for x in measured.call.inputs]
-    found = [i for i, is_masked in enumerate(measured.scorer.masked) if is_masked]
+    shapes = [tuple(x.shape) for x in evaluated.request.inputs]
+    found = [i for i, is_masked in enumerate(evaluated.scorer.masked) if is_masked]
     if len(found) > 1 or len(shapes[found[0]]) != 4:
         raise ValueError(
             "ROAD imputes the pixels of one input of images, (N, C, H, W); got shapes "

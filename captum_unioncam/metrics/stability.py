@@ -21,8 +21,8 @@ from captum_unioncam.engine import (
 )
 from captum_unioncam.engine.arguments import closest, parse_inputs
 from captum_unioncam.engine.modules import evaluating, model_behind
+from captum_unioncam.methods.union_cam import LayerUnionCAM
 from captum_unioncam.metrics.similarity import Similarity, similarities
-from captum_unioncam.unioncam import LayerUnionCAM
 
 
 class ParameterRandomisation(NamedTuple):

@@ -1,6 +1,6 @@
 """How near maps of fewer masks come to exact ones, on a folder of photographs.
 
-``python -m tests.surrogate_correlation DIR 64 128`` explains the most probable class of every
+``python -m benchmarks.surrogate DIR 64 128`` explains the most probable class of every
 photograph in DIR by the demo network, over black, exactly and by 64 and 128 masks. Prints the
 Pearson correlations of the maps (UnionCAM's, then Score-CAM's) as they are found, then means and
 worst. It takes minutes for every few photographs: exact UnionCAM, and a run for every budget.
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from captum_unioncam import METHODS, compare, networks, suggest_layer
-from captum_unioncam.benchmark.speed.measure import correlations
-from captum_unioncam.pictures import load_picture
+from benchmarks.speed.measure import correlations
+from captum_unioncam import METHODS, compare, suggest_layer
+from captum_unioncam.vision import networks
+from captum_unioncam.vision.pictures import load_picture
 
 EXACT = ("unioncam", "scorecam")
 

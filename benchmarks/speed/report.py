@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.speed.contestants import LIMIT, PEERS, missing_peers
+from benchmarks.speed.footprint import Footprint
+from benchmarks.speed.measure import Measurement, Timing
+from benchmarks.speed.settings import SpeedSettings
 from captum_unioncam import __version__
 from captum_unioncam.benchmark.report import _aligned as aligned
-from captum_unioncam.benchmark.speed.contestants import LIMIT, PEERS, missing_peers
-from captum_unioncam.benchmark.speed.footprint import Footprint
-from captum_unioncam.benchmark.speed.measure import Measurement, Timing
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
 from captum_unioncam.comparison.result import formatted
 
 COLUMNS = (

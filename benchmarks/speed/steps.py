@@ -9,11 +9,11 @@ import torch
 from captum.attr import LayerActivation
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed.contestants import PEER_ROWS, Contestant
-from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.contestants import PEER_ROWS, Contestant
+from benchmarks.speed.subject import Batch, SpeedSubject
 from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
 from captum_unioncam.engine.row_stream import own_rows
-from captum_unioncam.engine.target_scores import widened
+from captum_unioncam.engine.target_scores import at_least_float32
 
 
 class Step(NamedTuple):
@@ -61,7 +61,10 @@ def _contestant(subject: SpeedSubject, label: str, step: Step) -> Contestant:
 def channel_scores(subject: SpeedSubject, step: Step, batch: Batch) -> Tensor:
     """Return the probability of the target under each channel of the layer as a mask, (N, C)."""
     A = LayerActivation(subject.network.model, subject.layer).attribute(batch.x)
-    maps, target = unit_range(widened(A)), torch.tensor(batch.target, device=subject.device)
+    maps, target = (
+        unit_range(at_least_float32(A)),
+        torch.tensor(batch.target, device=subject.device),
+    )
     count = maps.shape[:2].numel()
     if step.distinct:
         found = distinct(maps)

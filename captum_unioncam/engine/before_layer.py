@@ -26,7 +26,7 @@ class _ModuleCall:
 
 
 @dataclass
-class Prefix:
+class BeforeLayer:
     """The calls of modules that end before the layer gives its features, outermost ones only."""
 
     state: "LayerState"
@@ -36,8 +36,8 @@ class Prefix:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Find the calls in a forward of one row."""
-        call = self.state.call
-        last = call.layer, self.state.layer_calls - 1
+        request = self.state.request
+        last = request.layer, self.state.layer_calls - 1
         running: list[_ModuleCall] = []
         ended: list[_ModuleCall] = []
         numbers: dict[nn.Module, int] = defaultdict(int)
@@ -48,7 +48,7 @@ class Prefix:
             rows: list[int] = []
             _map_tensors((args, kwargs), lambda t: rows.append(len(t)))
             running.append(_ModuleCall(module, numbers[module], starts, rows))
-            reached = reached or (call.attribute_to_layer_input and last == _key(running[-1]))
+            reached = reached or (request.attribute_to_layer_input and last == _key(running[-1]))
             numbers[module] += 1
             starts += 1
 
@@ -65,7 +65,7 @@ class Prefix:
             this.width = max(sizes)
             reached = last == _key(this)
 
-        model = model_behind(call.forward_func)
+        model = model_behind(request.forward_func)
         if model is None:
             raise ValueError("the modules before the layer are not known")
         with _hooked(list(model.modules()), before, after):

@@ -13,7 +13,7 @@ from captum_unioncam.engine.target_scores import Score, parse_target
 
 
 @dataclass(frozen=True)
-class Call:
+class Request:
     """What the user asked for, checked; lives as long as one call.
 
     Attributes:
@@ -84,7 +84,7 @@ def copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def checked_call(
+def checked_request(
     forward_func: Callable[..., Any],
     layer: nn.Module | None,
     inputs: Any,
@@ -99,8 +99,8 @@ def checked_call(
     perturbations_per_eval: int | None = None,
     description: str | None = None,
     scorer: Callable[..., Any] | None = None,
-) -> Call:
-    """Check the arguments of an `attribute` and return them as a Call, before any forward.
+) -> Request:
+    """Check the arguments of an `attribute` and return them as a Request, before any forward.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -118,7 +118,7 @@ def checked_call(
         raise TypeError(f"scorer must be callable or None, got {type(scorer).__name__}")
     parsed = check.parse_inputs(inputs)
     extra = additional_forward_args
-    call = Call(
+    request = Request(
         forward_func,
         layer,
         tuple(x.detach() for x in parsed),
@@ -133,7 +133,7 @@ def checked_call(
         description,
         forward_func if scorer is None else scorer,
     )
-    for x in call.inputs:
+    for x in request.inputs:
         if x.is_floating_point():
             check.check_finite("inputs", x, "clean them before attribution")
-    return call
+    return request

@@ -1,11 +1,12 @@
-"""The command ``unioncam benchmark speed``: how fast, against other libraries and the limit."""
+"""The command ``python -m benchmarks.speed``: how fast, against other libraries and the limit."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from captum_unioncam.comparison.specs import parts
-from captum_unioncam.networks import find_device
+from captum_unioncam.comparison.method_spec import parts
+from captum_unioncam.vision.networks import find_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +84,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, or 2 if it cannot run as it was given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description="Time UnionCAM, other methods, Score-CAM of grad-cam and torchcam where they "
+        "are installed (extra 'peers'), and as many plain forwards as there are masks, in turn in "
+        "one process; write the ratios, the rows forwarded and the memory.",
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except (ValueError, TypeError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report and print its tables.
 
@@ -92,9 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: if the command cannot run as it was given.
     """
-    from captum_unioncam.benchmark.speed.measure import measured
-    from captum_unioncam.benchmark.speed.report import as_text, machine, write_report
-    from captum_unioncam.benchmark.speed.settings import SpeedSettings
+    from benchmarks.speed.measure import measured
+    from benchmarks.speed.report import as_text, machine, write_report
+    from benchmarks.speed.settings import SpeedSettings
 
     device = str(find_device(arguments.device))
     batches = arguments.batches or ("1,8" if device.startswith("cuda") else "1")

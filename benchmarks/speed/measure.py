@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed.contestants import (
+from benchmarks.speed.contestants import (
     Contestant,
     Plain,
     contestants_of,
     limit,
     plain_times,
 )
-from captum_unioncam.benchmark.speed.footprint import Footprint, footprint_alone
-from captum_unioncam.benchmark.speed.scorers import scorer_contestants
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
-from captum_unioncam.benchmark.speed.steps import step_contestants
-from captum_unioncam.benchmark.speed.subject import (
+from benchmarks.speed.footprint import Footprint, footprint_alone
+from benchmarks.speed.scorers import scorer_contestants
+from benchmarks.speed.settings import SpeedSettings
+from benchmarks.speed.steps import step_contestants
+from benchmarks.speed.subject import (
     Batch,
     SpeedSubject,
     arithmetic,

@@ -13,7 +13,7 @@ from captum_unioncam.benchmark.data import LABELS_FILE, DataSet, find_data, matc
 from captum_unioncam.benchmark.loading import paper_preprocess
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
-from captum_unioncam.networks import Network, find_device, find_layer, load_network
+from captum_unioncam.vision.networks import Network, find_device, find_layer, load_network
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare methods on one photograph; write the picture and print the table."""
-    from captum_unioncam import compare, networks, pictures
-    from captum_unioncam.comparison.specs import parse_spec, parts
-    from captum_unioncam.figure import save
+    from captum_unioncam import compare
+    from captum_unioncam.comparison.drawing import save
+    from captum_unioncam.comparison.method_spec import parse_spec, parts
+    from captum_unioncam.vision import networks, pictures
 
     methods, metrics = parts(arguments.methods), parts(arguments.metrics)
     csv = arguments.csv

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain photographs; write pictures and print the table of scores."""
     import numpy as np
 
-    from captum_unioncam import figure, networks, pictures
+    from captum_unioncam.comparison import drawing as figure
+    from captum_unioncam.vision import networks, pictures
 
     options = _method_options(arguments)
     into_folder = check_output(arguments.output, len(arguments.images))
@@ -104,7 +105,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from PIL import Image
     from skimage import data
 
-    from captum_unioncam import figure, networks
+    from captum_unioncam.comparison import drawing as figure
+    from captum_unioncam.vision import networks
 
     output = arguments.output
     if check_output(output):
@@ -130,7 +132,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Check ``--method`` and what was said for it, before anything is loaded."""
-    from captum_unioncam.registry import METHODS
+    from captum_unioncam.methods.registry import METHODS
 
     check_choice("--method", arguments.method, tuple(METHODS))
     if arguments.theta is None:
@@ -141,7 +143,7 @@ def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _heading(network: str, layer: str, method: str) -> str:
-    from captum_unioncam.registry import METHODS
+    from captum_unioncam.methods.registry import METHODS
 
     return (
         f"{METHODS[method].title} on {network}, layer {layer}, black baseline\n"
@@ -168,7 +170,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 def check_output(path: Path, num_images: int = 1) -> bool:
     """Say whether the output is a folder; refuse what could not be written, before any work."""
-    from captum_unioncam import figure
+    from captum_unioncam.comparison import drawing as figure
 
     if path.is_dir() or not path.suffix:
         path.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
-from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.settings import SpeedSettings
+from benchmarks.speed.subject import Batch, SpeedSubject
 from captum_unioncam.comparison.compare import compare
-from captum_unioncam.comparison.entries import Entry, entries_of
-from captum_unioncam.comparison.specs import Spec, parse_spec
+from captum_unioncam.comparison.compared_methods import ComparedMethod, compared_methods_of
+from captum_unioncam.comparison.method_spec import Spec, parse_spec
 from captum_unioncam.engine.cost import measured_cost
 
 LIMIT = "the limit"
@@ -25,7 +25,7 @@ PEER_ROWS = (16, 32)
 PLAIN_ROWS, MORE_PLAIN_ROWS = (1, 2, 4, 8, 16, 32), (64, 128, 256, 512)
 PLAIN_ROUNDS = 3
 
-Call = Callable[[Batch], Any]
+Request = Callable[[Batch], Any]
 
 
 class Contestant(NamedTuple):
@@ -42,7 +42,7 @@ class Contestant(NamedTuple):
     """
 
     label: str
-    opened: Callable[[], AbstractContextManager[Call]]
+    opened: Callable[[], AbstractContextManager[Request]]
     peer: str = ""
     exact: str = ""
     beside: str = ""
@@ -63,7 +63,7 @@ class Plain(NamedTuple):
 
 def contestants_of(settings: SpeedSettings, subject: SpeedSubject) -> list[Contestant]:
     """Return UnionCAM, the other methods, the peers that are installed, and a comparison."""
-    entries = entries_of(settings.methods, subject.network.model, subject.layer)
+    entries = compared_methods_of(settings.methods, subject.network.model, subject.layer)
     specs = [parse_spec(method) for method in settings.methods]
     labels = [entry.label for entry in entries]
     own = [_own(e, _exact(spec, specs, labels)) for e, spec in zip(entries, specs, strict=True)]
@@ -124,7 +124,7 @@ def limit(subject: SpeedSubject, way: Plain) -> Contestant:
     return Contestant(LIMIT, lambda: nullcontext(call), has_footprint=False)
 
 
-def _own(entry: Entry, exact: str) -> Contestant:
+def _own(entry: ComparedMethod, exact: str) -> Contestant:
     attribution: Any = entry.attribution
     takes_baselines = "baselines" in attribution.options()
 
@@ -157,9 +157,9 @@ def _comparison(subject: SpeedSubject, score_cam: str) -> Contestant:
     return Contestant(label, lambda: nullcontext(call), beside=score_cam)
 
 
-def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Call]]:
+def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Request]]:
     @contextmanager
-    def opened() -> Iterator[Call]:
+    def opened() -> Iterator[Request]:
         from pytorch_grad_cam import ScoreCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -186,9 +186,9 @@ def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextM
     return opened
 
 
-def _torchcam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Call]]:
+def _torchcam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Request]]:
     @contextmanager
-    def opened() -> Iterator[Call]:
+    def opened() -> Iterator[Request]:
         from torchcam.methods import ScoreCAM
 
         with ScoreCAM(subject.network.model, subject.layer, batch_size=rows) as cam:

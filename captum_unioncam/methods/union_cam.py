@@ -353,12 +353,12 @@ class LayerUnionCAM(ClassActivationMap):
         max_masks: int | None = None,
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
-        D = masks.span(denoise(A, W, theta, denoise_on, alpha))
+        D = masks.scale_for_resize(denoise(A, W, theta, denoise_on, alpha))
         masked = state.channel_scores(max_masks)
-        R = masks.span(region(A, masked, region_weights))
-        beta_D, beta_R = masks.betas(torch.cat([D, R], dim=1)).unbind(1)
-        DR = masks.span(unite(D, R, beta_D, beta_R))
-        beta_DR = masks.betas(DR)[:, 0]
+        R = masks.scale_for_resize(region(A, masked, region_weights))
+        beta_D, beta_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
+        DR = masks.scale_for_resize(unite(D, R, beta_D, beta_R))
+        beta_DR = masks.score_over_baseline(DR)[:, 0]
         std = masked.score_std if region_weights == "score" else masked.logit_std
         # Blank maps are said elsewhere.
         worthless = (beta_D <= 0) & (beta_R <= 0) & R.flatten(1).any(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine.arguments import check_choice, check_number
 
 DTYPES = ("float32", "tf32", "bfloat16")
@@ -112,7 +112,7 @@ class SpeedSettings:
         words += [name for name, is_given in flags.items() if is_given]
         if self.images:
             words.append(f"--images {shlex.join(self.images)}")
-        return " ".join(["unioncam benchmark speed", *words])
+        return " ".join(["python -m benchmarks.speed", *words])
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "SpeedSettings":

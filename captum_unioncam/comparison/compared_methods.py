@@ -10,19 +10,19 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_unioncam.comparison.specs import parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.arguments import closest
-from captum_unioncam.engine.call import copied
-from captum_unioncam.engine.layer_state import LayerState, Together, measured
+from captum_unioncam.engine.layer_state import LayerState, SharedMeasurements, measure_layer
+from captum_unioncam.engine.request import copied
 from captum_unioncam.engine.target_scores import parse_target
-from captum_unioncam.registry import METHODS
+from captum_unioncam.methods.registry import METHODS
 
 Methods = Mapping[str, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedMethod:
     """One method of a comparison.
 
     Attributes:
@@ -38,9 +38,9 @@ class Entry:
     part: str = ""
 
 
-def entries_of(
+def compared_methods_of(
     methods: Methods, forward_func: Callable[..., Any] | None, layer: nn.Module | None
-) -> list[Entry]:
+) -> list[ComparedMethod]:
     """Resolve the methods that the user named, before any forward.
 
     Raises:
@@ -53,13 +53,13 @@ def entries_of(
             f"labels to them, got {methods!r}"
         )
     labelled = methods.items() if isinstance(methods, Mapping) else ((None, m) for m in methods)
-    entries: list[Entry] = []
+    entries: list[ComparedMethod] = []
     for label, given in labelled:
         method, options = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
         if isinstance(method, str):
             entry = _named(method, forward_func, layer)
         elif isinstance(method, Attribution):
-            entry = Entry(method.get_name(), method)
+            entry = ComparedMethod(method.get_name(), method)
         else:
             raise TypeError(
                 "a method must be a name of the registry or an attribution object of Captum, or "
@@ -78,7 +78,7 @@ def entries_of(
     return entries
 
 
-def _check_options(entry: Entry, options: Mapping[str, Any]) -> None:
+def _check_options(entry: ComparedMethod, options: Mapping[str, Any]) -> None:
     if isinstance(entry.attribution, ClassActivationMap):
         return
     known = _keywords(entry.attribution)
@@ -107,7 +107,9 @@ def _parameters(attribution: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(attribution.attribute).parameters
 
 
-def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None) -> Entry:
+def _named(
+    text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None
+) -> ComparedMethod:
     name, part, options = parse_spec(text)
     method = METHODS[name]
     if forward_func is None or (layer is None and method.needs_layer):
@@ -117,7 +119,9 @@ def _named(text: str, forward_func: Callable[..., Any] | None, layer: nn.Module 
         )
     made = method.cls(forward_func, layer) if method.needs_layer else method.cls(forward_func)
     title = f"{method.title} {part}" if part else method.title
-    return Entry(" ".join([title, *(f"{n}={v}" for n, v in options.items())]), made, options, part)
+    return ComparedMethod(
+        " ".join([title, *(f"{n}={v}" for n, v in options.items())]), made, options, part
+    )
 
 
 def forward_func_of(attribution: Any) -> Callable[..., Any]:
@@ -138,7 +142,7 @@ class Explainer:
     def __init__(
         self,
         stack: ExitStack,
-        entries: Sequence[Entry],
+        entries: Sequence[ComparedMethod],
         inputs: Tensor | tuple[Tensor, ...],
         targets: Sequence[Any],
         extra: Any,
@@ -151,7 +155,7 @@ class Explainer:
         )
         self.groups: dict[Any, list[tuple[LayerState, ...]]] = {}
 
-    def map(self, entry: Entry, number: int) -> Tensor:
+    def map(self, entry: ComparedMethod, number: int) -> Tensor:
         """Return the entry's map for a target, (N, 1, *spatial), clipped unless it is scaled."""
         if isinstance(entry.attribution, ClassActivationMap):
             return self._cam(entry, entry.attribution, number)
@@ -159,7 +163,7 @@ class Explainer:
             self.inputs, target=self.targets[number], additional_forward_args=self.extra
         )
 
-    def explanation_func(self, entry: Entry) -> Callable[..., Tensor]:
+    def explanation_func(self, entry: ComparedMethod) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
         own = _parameters(entry.attribution)
         known = _keywords(entry.attribution)
@@ -190,7 +194,7 @@ class Explainer:
 
         return explain
 
-    def _options(self, entry: Entry, known: Container[str]) -> dict[str, Any]:
+    def _options(self, entry: ComparedMethod, known: Container[str]) -> dict[str, Any]:
         """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
         brings_its_own = getattr(_nested(entry.attribution)[-1], "default_baselines", "0") != "0"
         shared = {
@@ -203,25 +207,25 @@ class Explainer:
         }
         return {**shared, **entry.options}
 
-    def _cam(self, entry: Entry, method: ClassActivationMap, number: int) -> Tensor:
+    def _cam(self, entry: ComparedMethod, method: ClassActivationMap, number: int) -> Tensor:
         options = self._options(entry, method.options())
         to_input = options.pop("attribute_to_layer_input", False)
         grad_kwargs = options.pop("grad_kwargs", None)
         positional = (self.inputs, self.targets[0], self.extra, to_input, False, grad_kwargs)
-        call, chosen = method._checked(positional, options)
+        request, chosen = method._checked(positional, options)
         # Tensors by identity: they are alive as long as the group that they describe.
         key = (
-            method.forward_func, method.layer, to_input, call.score, call.scorer,
-            tuple(id(b) if isinstance(b, Tensor) else b for b in call.baselines),
+            method.forward_func, method.layer, to_input, request.score, request.scorer,
+            tuple(id(b) if isinstance(b, Tensor) else b for b in request.baselines),
         )  # fmt: skip
         if key not in self.groups:
-            together = Together()
+            shared = SharedMeasurements()
             self.groups[key] = [
                 self.stack.enter_context(
-                    measured(
-                        replace(call, target=parse_target(target, call.num_examples)),
+                    measure_layer(
+                        replace(request, target=parse_target(target, request.num_examples)),
                         needs_gradients=self.needs_gradients,
-                        together=together,
+                        shared=shared,
                     )
                 )
                 for target in self.targets
@@ -229,7 +233,7 @@ class Explainer:
         states = self.groups[key][number]
         if len(states) > 1:
             raise ValueError(
-                f"{call.layer_name} gives {len(states)} tensors; compare layers that give one"
+                f"{request.layer_name} gives {len(states)} tensors; compare layers that give one"
             )
         found = method._cam(states[0], **chosen)
         own, details = found if isinstance(found, tuple) else (found, None)

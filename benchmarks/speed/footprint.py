@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_unioncam.benchmark.speed.contestants import Call, contestants_of
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
-from captum_unioncam.benchmark.speed.subject import (
+from benchmarks.speed.contestants import Request, contestants_of
+from benchmarks.speed.settings import SpeedSettings
+from benchmarks.speed.subject import (
     Batch,
     SpeedSubject,
     arithmetic,
@@ -60,7 +60,7 @@ def footprint_alone(settings: SpeedSettings, dtype: str, batch: int, label: str)
     return Footprint(**json.loads(ran.stdout.splitlines()[-1]))
 
 
-def footprint(call: Call, batch: Batch, device: torch.device) -> Footprint:
+def footprint(call: Request, batch: Batch, device: torch.device) -> Footprint:
     """Return the footprint of a call in this process."""
     before = held_bytes(device)
     with measured_cost([], device) as cost:

@@ -27,9 +27,9 @@ from captum_unioncam.methods.rise import RISE
 from captum_unioncam.methods.score_cam import LayerScoreCAM
 from captum_unioncam.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMPlusPlus
 from captum_unioncam.methods.ss_cam import LayerSSCAM
+from captum_unioncam.methods.union_cam import LayerUnionCAM
 from captum_unioncam.methods.vit_recipro_cam import LayerViTReciproCAM
 from captum_unioncam.methods.xgrad_cam import LayerXGradCAM
-from captum_unioncam.unioncam import LayerUnionCAM
 
 Certainty = Literal["authors' code", "paper", "secondary sources", "our reading", "by definition"]
 

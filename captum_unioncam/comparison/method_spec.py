@@ -4,7 +4,7 @@ import ast
 from typing import Any, NamedTuple
 
 from captum_unioncam.engine.arguments import closest
-from captum_unioncam.registry import METHODS
+from captum_unioncam.methods.registry import METHODS
 
 # The maps of UnionCAM's modules that can be looked at alone, fields of UnionCAMDetails.
 PARTS = ("denoised", "region", "union")

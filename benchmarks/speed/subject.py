@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from captum.attr import LayerActivation
 from torch import Tensor, nn
 
-from captum_unioncam.benchmark.speed.settings import SpeedSettings
+from benchmarks.speed.settings import SpeedSettings
 from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.maps import distinct, unit_range
-from captum_unioncam.engine.target_scores import widened
-from captum_unioncam.networks import Network, NetworkError, find_layer, load_network
-from captum_unioncam.pictures import load_picture
+from captum_unioncam.engine.target_scores import at_least_float32
+from captum_unioncam.vision.networks import Network, NetworkError, find_layer, load_network
+from captum_unioncam.vision.pictures import load_picture
 
 # Of the weights that --random-weights draws.
 SEED = 0
@@ -133,7 +133,7 @@ def _batch(subject: SpeedSubject, photographs: Sequence[Photograph]) -> Batch:
     A = LayerActivation(model, subject.layer).attribute(x)
     if not isinstance(A, Tensor) or A.dim() != 4:
         raise ValueError(f"layer {subject.layer_name} gives no maps of shape (N, C, H, W)")
-    found = distinct(unit_range(widened(A.detach())))
+    found = distinct(unit_range(at_least_float32(A.detach())))
     return Batch(
         names=tuple(p.name for p in photographs),
         x=x,

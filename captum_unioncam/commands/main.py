@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from captum_unioncam import __version__, explain_command
-from captum_unioncam.benchmark import command as benchmark_command
-from captum_unioncam.benchmark.speed import command as speed_command
-from captum_unioncam.comparison import command as compare_command
+from captum_unioncam import __version__
+from captum_unioncam.commands import benchmark as benchmark_command
+from captum_unioncam.commands import compare as compare_command
+from captum_unioncam.commands import explain as explain_command
 
-SPEED = "benchmark speed"
 MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
 
 
@@ -26,11 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *int*: 0 if all went well, 1 if some image could not be explained, 2 if the command
         cannot run as it was given, 130 if it was interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:2] == SPEED.split():
-        # 'benchmark' takes a folder there, which argparse cannot tell from a command's name.
-        words[:2] = [SPEED]
-    arguments = _parser().parse_args(words)
+    arguments = _parser().parse_args(argv)
     # A line of our code says nothing to who types a command.
     as_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
@@ -96,16 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     benchmark_command.add_arguments(benchmark)
     benchmark.set_defaults(run=benchmark_command.run)
 
-    speed = commands.add_parser(
-        SPEED,
-        help="how fast, against other libraries and the network's own forwards",
-        description="Time UnionCAM, other methods, Score-CAM of grad-cam and torchcam where they "
-        "are installed (extra 'peers'), and as many plain forwards as there are masks, in turn in "
-        "one process; write the ratios, the rows forwarded and the memory.",
-    )
-    speed_command.add_arguments(speed)
-    speed.set_defaults(run=speed_command.run)
-
     methods = commands.add_parser("methods", help="list the methods that explain knows")
     methods.add_argument("--markdown", action="store_true", help="as a Markdown table with links")
     methods.set_defaults(run=_methods)
@@ -156,7 +141,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _methods(arguments: argparse.Namespace) -> int:
-    from captum_unioncam.registry import methods_table
+    from captum_unioncam.methods.registry import methods_table
 
     print(methods_table(markdown=arguments.markdown))
     return 0

@@ -5,15 +5,13 @@ import sys
 from pathlib import Path
 
 from captum_unioncam.benchmark.presets import PRESETS, labelled, needs_boxes
-from captum_unioncam.comparison.specs import parts
+from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.engine.arguments import check_choice, check_number
 from captum_unioncam.engine.randomness import check_seed
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.protocols import PROTOCOLS
 
 DEFAULT_PRESET = "table1"
-# Words that are not folders, for commands of their own.
-RESERVED = ("speed",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,12 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: if the command cannot run as it was given.
     """
+    from captum_unioncam.benchmark.benchmark_run import load_subject
     from captum_unioncam.benchmark.distributed import joined
     from captum_unioncam.benchmark.gallery import write_gallery
     from captum_unioncam.benchmark.report import as_text, write_report
     from captum_unioncam.benchmark.rows import read_rows
     from captum_unioncam.benchmark.run import measure
-    from captum_unioncam.benchmark.subject import load_subject
 
     if arguments.report is not None:
         print(as_text(write_report(arguments.report), arguments.report))
@@ -124,8 +122,6 @@ def run(arguments: argparse.Namespace) -> int:
     for name, wanted in (("data", "DATA"), ("model", "--model"), ("out", "--out")):
         if getattr(arguments, name) is None:
             raise ValueError(f"benchmark needs {wanted}; 'unioncam benchmark --help' lists all")
-    if arguments.data in RESERVED:
-        raise ValueError(f"{arguments.data!r} is no folder here; for one of that name say ./speed")
     _check_numbers(arguments)
     methods, metrics = _chosen(arguments)
     with joined() as processes:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config
 
-from captum_unioncam.benchmark.speed.contestants import Call, Contestant
-from captum_unioncam.benchmark.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.contestants import Contestant, Request
+from benchmarks.speed.subject import Batch, SpeedSubject
 from captum_unioncam.engine.row_stream import own_rows
-from captum_unioncam.unioncam import LayerUnionCAM
+from captum_unioncam.methods.union_cam import LayerUnionCAM
 
 
 def scorer_contestants(names: Sequence[str], subject: SpeedSubject, exact: str) -> list[Contestant]:
@@ -25,13 +25,13 @@ def scorer_contestants(names: Sequence[str], subject: SpeedSubject, exact: str) 
     ]
 
 
-def _opener(name: str, subject: SpeedSubject) -> Callable[[], AbstractContextManager[Call]]:
+def _opener(name: str, subject: SpeedSubject) -> Callable[[], AbstractContextManager[Request]]:
     union_cam = LayerUnionCAM(subject.network.model, subject.layer)
     # Compiled on the first opening, which is not timed, and kept for the later ones.
     scorer = cache(lambda: make_scorer(name, subject))
 
     @contextmanager
-    def opened() -> Iterator[Call]:
+    def opened() -> Iterator[Request]:
         scoring = scorer()
 
         def call(batch: Batch) -> Tensor:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from captum_unioncam.engine.maps import resize, span_resized
+from captum_unioncam.engine.maps import resize, scale_for_resize
 from captum_unioncam.engine.target_scores import TargetScores
-from captum_unioncam.networks import Network
-from captum_unioncam.registry import METHODS
-from captum_unioncam.unioncam import UnionCAMDetails
+from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.methods.union_cam import UnionCAMDetails
+from captum_unioncam.vision.networks import Network
 
 HEAT = "turbo"
 
@@ -118,7 +118,9 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
     reader = TargetScores.from_output("probability", target, clean)
 
     def scores_of(outputs: Tensor) -> Tensor:
-        return reader.read(outputs, torch.zeros(len(outputs), dtype=torch.long, device=device))[1]
+        return reader.target_score(
+            outputs, torch.zeros(len(outputs), dtype=torch.long, device=device)
+        )[1]
 
     # Captum's own writes into its inputs where the network does.
     grad_cam = LayerGradCam(model, subject.layer).attribute(
@@ -174,7 +176,7 @@ def explain(subject: Subject, name: str, picture: Image) -> Explanation:
 def _heat(cam: Tensor, size: torch.Size) -> Tensor:
     """Return a map as a mask of the picture; one that is flat and positive keeps everything."""
     is_flat = bool(cam.amin() == cam.amax())
-    return resize(cam.sign().relu() if is_flat else span_resized(cam, [size]), size)
+    return resize(cam.sign().relu() if is_flat else scale_for_resize(cam, [size]), size)
 
 
 def _attributed(

@@ -1,0 +1,1 @@
+"""For developers: how fast the package is, against other libraries and against itself."""

@@ -1,0 +1,1 @@
+"""Pictures and the networks that look at them, for the command line and the benchmark."""
