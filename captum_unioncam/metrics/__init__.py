@@ -2,7 +2,7 @@
 
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
 from captum_unioncam.metrics.curves import deletion, insertion
-from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase
+from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
 from captum_unioncam.metrics.localization import (
     energy_pointing_game,
     iou,
@@ -25,6 +25,7 @@ __all__ = [
     "average_drop",
     "average_gain",
     "average_increase",
+    "beta",
     "branch_flip_rate",
     "coherency",
     "complexity",

@@ -76,6 +76,27 @@ class Evaluation:
             )
         return scores
 
+    def scores_under(self, *masks: Tensor) -> list[Tensor]:
+        """Score every example under its mask in each stack, all of them in equal chunks.
+
+        Args:
+            masks (Tensor): masks in [0, 1] at the size of the inputs, (N, 1, *spatial).
+
+        Returns:
+            *list* of scores f_c, each (N,), in float32 or better. Rounding that depends on the
+            rows of a forward is the same in all of them.
+
+        Raises:
+            ValueError: if a score is not finite.
+        """
+        stream = self.scorer.stream
+        while True:
+            step = stream.step
+            scores = [self.masked_scores(self.rows, made.__getitem__) for made in masks]
+            # Chunks that were halved for want of memory in between differ by rounding: once more.
+            if stream.step == step:
+                return scores
+
     def masked_inputs(self) -> tuple[Tensor, ...]:
         """Return the inputs as they look under their maps, in the usual layout."""
         masks = [

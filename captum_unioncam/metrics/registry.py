@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
 from captum_unioncam.metrics.curves import deletion, insertion
-from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase
+from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
 from captum_unioncam.metrics.localization import (
     energy_pointing_game,
     iou,
@@ -41,6 +41,7 @@ class Metric(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
+    "beta": Metric("β", beta, True, -1, 1, "", "https://doi.org/10.3389/fnbot.2024.1490198"),
     "average_drop": Metric(
         "Average drop", average_drop, False, 0, 100, "%", "https://arxiv.org/abs/1710.11063"
     ),
