@@ -4,7 +4,6 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,16 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captum_unioncam.benchmark.data import Box, DataSet, Item
+from captum_unioncam.vision.geometry import BoxStep, box_steps, boxes_after, scale_of
 from captum_unioncam.vision.networks import Network
 from captum_unioncam.vision.pictures import load_picture
-
-# Steps of a preprocessing that leave every pixel where it is.
-IN_PLACE = (
-    *("PILToTensor", "ToTensor", "ToImage", "ToImageTensor", "ToPureTensor", "ToDtype"),
-    *("ConvertImageDtype", "Normalize", "RGB", "Grayscale", "Identity"),
-)
-
-BoxStep = partial[Any]
 
 
 @dataclass(frozen=True)
@@ -115,39 +107,6 @@ def paper_preprocess() -> Callable[[Any], Tensor]:
     return steps
 
 
-def box_steps(preprocess: Any) -> list[BoxStep]:
-    """Return the steps of a preprocessing that move pixels, to be applied to boxes.
-
-    Known are torchvision's presets of classifiers, and compositions of Resize and CenterCrop
-    with steps that leave pixels where they are.
-
-    Raises:
-        ValueError: if it does anything else.
-    """
-    from torchvision.transforms.v2 import functional
-
-    if type(preprocess).__name__ == "ImageClassification":
-        return [
-            partial(functional.resize, size=preprocess.resize_size),
-            partial(functional.center_crop, output_size=preprocess.crop_size),
-        ]
-    steps: list[BoxStep] = []
-    for step in getattr(preprocess, "transforms", [preprocess]):
-        name = type(step).__name__
-        if name == "Resize":
-            size = [step.size] if isinstance(step.size, int) else list(step.size)
-            steps.append(partial(functional.resize, size=size, max_size=step.max_size))
-        elif name == "CenterCrop":
-            steps.append(partial(functional.center_crop, output_size=list(step.size)))
-        elif name not in IN_PLACE:
-            raise ValueError(
-                f"boxes cannot follow the step {name} of the network's preprocessing: only "
-                "torchvision's Resize and CenterCrop are known to move pixels; measure with "
-                "--preprocess paper, or without metrics of localisation"
-            )
-    return steps
-
-
 def moved(
     objects: Sequence[tuple[int, Box]], size: tuple[int, int], steps: Sequence[BoxStep]
 ) -> dict[int, list[Box]]:
@@ -159,39 +118,11 @@ def moved(
         steps (Sequence): of `box_steps`.
     """
     left: dict[int, list[Box]] = {}
-    boxes = _after([box for _, box in objects], size, steps)
+    boxes = boxes_after([box for _, box in objects], size, steps)
     for (label, _), (x0, y0, x1, y1) in zip(objects, boxes, strict=True):
         if _holds_a_centre(x0, x1) and _holds_a_centre(y0, y1):
             left.setdefault(label, []).append((x0, y0, x1, y1))
     return left
-
-
-def scale_of(size: tuple[int, int], steps: Sequence[BoxStep]) -> tuple[float, float]:
-    """Return how many pixels of the input a pixel of the picture becomes, along rows and columns.
-
-    Args:
-        size (tuple[int, int]): width and height of the picture.
-        steps (Sequence): of `box_steps`.
-    """
-    from torchvision.transforms.v2 import functional
-
-    width, height = size
-    resizing = [step for step in steps if step.func is not functional.center_crop]
-    ((x0, y0, x1, y1),) = _after([(0.0, 0.0, float(width), float(height))], size, resizing)
-    return (y1 - y0) / height, (x1 - x0) / width
-
-
-def _after(boxes: Sequence[Box], size: tuple[int, int], steps: Sequence[BoxStep]) -> list[Box]:
-    """Return boxes after the steps of a preprocessing, cut off where the input ends."""
-    from torchvision import tv_tensors
-
-    if not boxes:
-        return []
-    corners = torch.tensor(boxes, dtype=torch.float64)
-    left = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size[::-1])
-    for step in steps:
-        left = step(left)
-    return [tuple(box) for box in left.tolist()]
 
 
 def _holds_a_centre(low: float, high: float) -> bool:
