@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
+from captum_unioncam.methods import augmented_grad_cam as augmented
 from captum_unioncam.methods.augmented_grad_cam import (
     LayerAugmentedGradCAM,
     moved,
@@ -29,15 +30,45 @@ networks = pytest.mark.parametrize("network", NETWORKS)
 NOISY = [
     pytest.param(LayerSmoothGradCAMPlusPlus, {}, id="smooth"),
     pytest.param(
-        LayerAugmentedGradCAM,
-        {"n_augmentations": 4, "aggregation": "super_resolution"},
-        id="super_resolution",
-    ),
-    pytest.param(
         LayerAugmentedGradCAM, {"n_augmentations": 4, "aggregation": "average"}, id="average"
     ),
     pytest.param(LayerAugmentedGradCAM, {"n_augmentations": 4, "aggregation": "max"}, id="max"),
 ]
+SUPER_RESOLUTION = pytest.param(
+    LayerAugmentedGradCAM,
+    {"n_augmentations": 4, "aggregation": "super_resolution"},
+    id="super_resolution",
+)
+FITS = [
+    {"n_augmentations": 3},
+    {"n_augmentations": 4},
+    {"n_augmentations": 6, "max_translation": 0.5, "seed": 1},
+]
+# On these networks the Grad-CAM of the targets that other tests share is negative.
+POSITIVE = [
+    *(("gap_head", (0,)), ("gap_head", (3,))),
+    *(("convolutional", (0, 3, 4)), ("convolutional", (3, 1, 2))),
+]
+
+
+@pytest.fixture
+def paths(monkeypatch):
+    """Where every fit by Adam began and where each of its steps led."""
+    made = []
+
+    class Recorded(torch.optim.Adam):
+        def __init__(self, parameters, **options):
+            self.point = parameters[0]
+            self.path = [self.point[0, 0].detach().clone()]
+            made.append(self.path)
+            super().__init__(parameters, **options)
+
+        def step(self):
+            super().step()
+            self.path.append(self.point[0, 0].detach().clone())
+
+    monkeypatch.setattr(torch.optim, "Adam", Recorded)
+    return made
 
 
 def close(actual, expected, tolerance=1e-12):
@@ -157,7 +188,7 @@ class TestNoise:
                 single = cls(net, layer).attribute(x[i : i + 1], target, **options)
                 close(batch[i : i + 1], single)
 
-    @pytest.mark.parametrize(("cls", "options"), NOISY)
+    @pytest.mark.parametrize(("cls", "options"), [*NOISY, SUPER_RESOLUTION])
     def test_repeatable_by_seed_and_the_global_state_untouched(self, cls, options):
         net, layer, x = NETWORKS["vgg_like"]()
         method = cls(net, layer)
@@ -222,16 +253,9 @@ class TestAugmented:
         close(rotation @ rotation.T, torch.eye(2, dtype=torch.float64))
         close(pixels @ motion[:2, 2], torch.tensor([5.0, -4.0], dtype=torch.float64))
 
-    @pytest.mark.parametrize("aggregation", ["super_resolution", "average", "max"])
-    @pytest.mark.parametrize(
-        ("network", "target"),
-        [
-            *(("gap_head", (0,)), ("gap_head", (3,))),
-            *(("convolutional", (0, 3, 4)), ("convolutional", (3, 1, 2))),
-        ],
-    )
+    @pytest.mark.parametrize("aggregation", ["average", "max"])
+    @pytest.mark.parametrize(("network", "target"), POSITIVE)
     def test_targets_with_positive_maps(self, network, target, aggregation):
-        # On these networks the Grad-CAM of the targets that other tests share is negative.
         net, layer, x = NETWORKS[network]()
         options = {"n_augmentations": 3, "aggregation": aggregation}
         attr = LayerAugmentedGradCAM(net, layer).attribute(x, target, **options)
@@ -239,6 +263,50 @@ class TestAugmented:
         for i in range(len(x)):
             expected = augmented_grad_cam(net, layer, x[i : i + 1], target, **options)
             close(attr[i, 0], expected, 1e-9)
+
+    @pytest.mark.parametrize("options", FITS)
+    @pytest.mark.parametrize(("network", "target"), [*TARGETS.items(), *POSITIVE])
+    def test_every_step_of_the_fit(self, network, target, options, paths):
+        net, layer, x = NETWORKS[network]()
+        options = {**options, "aggregation": "super_resolution"}
+        attr = LayerAugmentedGradCAM(net, layer).attribute(x, target, **options)
+        index = target if isinstance(target, tuple) else (target,)
+        for i, fit in enumerate(attr[:, 0]):
+            path = torch.stack(paths.pop(0)) if fit.any() else None
+            start = None if path is None else path[:-1]
+            steps = augmented_grad_cam(net, layer, x[i : i + 1], index, **options, path=start)
+            if path is None:
+                assert steps is None, "there are maps to fit"
+                continue
+            assert len(steps) == 200
+            assert not path[0].any()
+            close(path[1:], steps, 1e-9)
+            assert torch.equal(fit, path[-1])
+        assert not paths
+
+    @pytest.mark.parametrize(
+        ("network", "target"), [("vgg_like", 2), ("signed", 1), ("signed", 2), *POSITIVE]
+    )
+    def test_a_batch_is_fitted_as_single_examples(self, network, target, monkeypatch):
+        fits = []
+
+        def super_resolved(maps, motions, size):
+            fits.append((maps, motions))
+            return maps.new_ones(1, 1, *size)
+
+        monkeypatch.setattr(augmented, "super_resolved", super_resolved)
+        net, layer, x = NETWORKS[network]()
+        x = torch.cat([x, x.flip(-1) * 1.5])
+        method = LayerAugmentedGradCAM(net, layer)
+        options = {"n_augmentations": 4, "aggregation": "super_resolution"}
+        method.attribute(x, target, **options)
+        for example in x:
+            method.attribute(example[None], target, **options)
+        assert len(fits) > 2
+        half = len(fits) // 2
+        for ours, theirs in zip(fits[:half], fits[half:], strict=True):
+            close(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
 
     def test_the_fit_resembles_the_maps_it_was_made_of(self):
         net, layer, x = NETWORKS["vgg_like"]()
@@ -377,7 +445,12 @@ class TestFusion:
         (LayerGradCAMPlusPlus, {"normalize_alpha": 1}, TypeError, "normalize_alpha must be True"),
         (LayerSmoothGradCAMPlusPlus, {"n_samples": 0}, ValueError, "n_samples must be"),
         (LayerSmoothGradCAMPlusPlus, {"n_samples": 2.5}, TypeError, "n_samples must be an int"),
-        (LayerSmoothGradCAMPlusPlus, {"stdev": -1}, ValueError, "stdev must not be negative"),
+        (
+            LayerSmoothGradCAMPlusPlus,
+            {"stdev": -1},
+            ValueError,
+            "stdev must be a finite number at least 0, got -1",
+        ),
         (LayerSmoothGradCAMPlusPlus, {"seed": None}, TypeError, "seed must be an int"),
         (LayerIntegratedGradCAM, {"variant": "papr"}, ValueError, "closest: 'paper'"),
         (LayerIntegratedGradCAM, {"n_steps": 0}, ValueError, "n_steps must be"),

@@ -359,6 +359,8 @@ def test_absolute_values_forget_the_sign() -> None:
                 self.weight.neg_()
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), Negated(144, 3, bias=False)).eval()
+    # The constructor negated memory that nothing had been written to.
+    nn.init.normal_(model[2].weight)
     attribution = Saliency(model)
     options = {"modules": ["2"], "abs": False}
     signed = parameter_randomisation(attribution, x(), 1, **options)
