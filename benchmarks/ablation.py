@@ -5,7 +5,7 @@ Prints the ratio of the two times, and how far the channel weights differ.
 """
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_grad_cam import AblationCAM
@@ -25,7 +25,7 @@ def main() -> None:
     method = LayerAblationCAM(net, layer)
     method.attribute(x, target)  # warm-up
     start = time.perf_counter()
-    ours = method.attribute(x, target)[0, 0]
+    ours = cast(torch.Tensor, method.attribute(x, target))[0, 0]
     ours_seconds = time.perf_counter() - start
 
     cam = AblationCAM(model=net, target_layers=[layer])

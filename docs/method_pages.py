@@ -36,7 +36,8 @@ def file_name(name: str) -> str:
 
 def page(name: str, method: Method) -> str:
     """Return a method's page in Markdown."""
-    published = f"[{method.paper} {method.year}]({method.link})" if method.year else "control"
+    paper, year, link, certainty = method.source
+    published = f"[{paper} {year}]({link})" if year else "control"
     options = ", ".join(f"`{option}={value!r}`" for option, value in method.options.items())
     shown = method.title if name == "gradcam" else f"{method.title} beside Grad-CAM"
     picture = WITHOUT_PICTURE.get(
@@ -51,7 +52,7 @@ def page(name: str, method: Method) -> str:
 | --- | --- |
 | registry | `METHODS["{name}"]`, `unioncam explain --method {name}` |
 | published | {published} |
-| definition from | {method.certainty} |
+| definition from | {certainty} |
 | backward | {"yes" if method.needs_gradients else "no"} |
 | rows per example | {_rows(name, method)} |
 | options | {options or "none"} |
@@ -115,9 +116,9 @@ def _public_name(cls: type) -> str:
 
 def _rows(name: str, method: Method) -> str:
     layers = TRANSFORMERS if name == "vitreciprocam" else LAYERS
-    most = {network: method.rows(*size) for network, size in layers.items()}
-    if len({method.rows(*size) for size in LAYERS.values()}) > 1:
+    most = {network: method.forwards.at_most(*size) for network, size in layers.items()}
+    if len({method.forwards.at_most(*size) for size in LAYERS.values()}) > 1:
         listed = ", ".join(f"{rows} for {network}" for network, rows in most.items())
-        return f"{method.forwards}; at most {listed}"
+        return f"{method.forwards.text}; at most {listed}"
     rows = next(iter(most.values()))
-    return method.forwards + ("" if method.forwards == str(rows) else f"; {rows} by default")
+    return method.forwards.text + ("" if method.forwards.text == str(rows) else f"; {rows} by default")

@@ -361,5 +361,10 @@ def test_maps_that_explain_nothing_are_said():
 
     # Whatever is shown scores as much as the baseline.
     same = lambda i: i.new_ones(len(i), 5)  # noqa: E731
-    with pytest.warns(UserWarning, match=r"UnionCAM explains nothing for example\(s\) \[0, 1\]"):
+    with pytest.warns(UserWarning, match="UnionCAM explains nothing where beta_denoised and"):
         LayerUnionCAM(net, layer).attribute(inputs, 1, score="logit", scorer=same)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for batch in (inputs[:1], inputs[1:], inputs):
+            LayerUnionCAM(net, layer).attribute(batch, 1, score="logit", scorer=same)
+    assert len(caught) == 1, "once a call site, not once a batch"

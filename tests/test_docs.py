@@ -79,9 +79,9 @@ def test_method_pages_say_what_the_registry_says(name):
     method = METHODS[name]
     page = method_pages.page(name, method)
     assert page.startswith(f"# {method.title}\n")
-    assert method.link in page
-    assert f"| definition from | {method.certainty} |" in page
-    assert f"| rows per example | {method.forwards}" in page
+    assert method.source.link in page
+    assert f"| definition from | {method.source.certainty} |" in page
+    assert f"| rows per example | {method.forwards.text}" in page
     assert all(f"`{option}=" in page for option in method.options)
     assert re.search(rf"autoclass:: (captum_unioncam|captum\.attr)\.{method.cls.__name__}\n", page)
 
@@ -275,7 +275,7 @@ PROVOKED = {
     "UnionCAM is blank for example(s) …": lambda: explain(
         model=(model := with_bias(-100.0)), layer=model[1]
     ),
-    "UnionCAM explains nothing for example(s) …": lambda: explain(
+    "UnionCAM explains nothing where beta_denoised and beta_region are not positive …": lambda: explain(
         score="logit", scorer=lambda images: images.new_ones(len(images), 5)
     ),
     "inputs hold NaN or infinity": lambda: explain(x * torch.nan),

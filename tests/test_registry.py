@@ -66,17 +66,17 @@ def test_every_method_has_an_oracle():
 @pytest.mark.parametrize("name", METHODS)
 def test_metadata(name):
     method = METHODS[name]
-    assert method.rows(8, 9) >= 1
-    if method.year:
-        assert method.link.startswith("https://")
-        assert 2016 <= method.year <= 2026
-        assert method.paper
+    assert method.forwards.at_most(8, 9) >= 1
+    if method.source.year:
+        assert method.source.link.startswith("https://")
+        assert 2016 <= method.source.year <= 2026
+        assert method.source.paper
     if name != "gradcam":
         assert method.cls.__doc__
         assert ">>>" in method.cls.__doc__ or ">>>" in method.cls.attribute.__doc__
         needs = getattr(method.cls, "needs_gradients", False)
         assert needs == method.needs_gradients
-    if method.certainty == "our reading":
+    if method.source.certainty == "our reading":
         assert "reading" in method.cls.__doc__, "the docstring must say that it is a reading"
 
 
@@ -91,8 +91,8 @@ def test_rows_forwarded_are_those_announced(made):
     cls = made.method.cls
     method = cls(net, layer) if made.method.needs_layer else cls(net)
     method.attribute(x[:1], 1)
-    counted = suffix_rows if "suffix" in made.method.forwards else rows
-    assert sum(counted) <= made.method.rows(7, 36)
+    counted = suffix_rows if "suffix" in made.method.forwards.text else rows
+    assert sum(counted) <= made.method.forwards.at_most(7, 36)
 
 
 def test_command(capsys):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,8 @@ def _opener(name: str, subject: SpeedSubject) -> Callable[[], AbstractContextMan
         scoring = scorer()
 
         def call(batch: Batch) -> Tensor:
-            maps: Tensor = union_cam.attribute(
-                batch.x, batch.target, baselines=batch.black, scorer=scoring
-            )
-            return maps
+            maps = union_cam.attribute(batch.x, batch.target, baselines=batch.black, scorer=scoring)
+            return cast(Tensor, maps)
 
         yield call
 

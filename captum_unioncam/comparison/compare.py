@@ -120,6 +120,7 @@ def compare(
     )  # fmt: skip
     bar = progress if show_progress else NullProgress
     maps: dict[str, list[Tensor]] = {}
+    details: dict[str, list[Any]] = {}
     values: dict[str, list[dict[str, Tensor]]] = {}
     costs: dict[str, Cost] = {}
     with ExitStack() as stack:
@@ -137,7 +138,11 @@ def compare(
                 with measured_cost(watched, request.inputs[0].device) as costs[entry.label]:
                     maps[entry.label] = []
                     for number in range(len(targets)):
-                        maps[entry.label].append(explainer.map(entry, number))
+                        cam, found_beside = explainer.map(entry, number)
+                        maps[entry.label].append(cam)
+                        # A part is a map of its own, of which the method's details say nothing.
+                        if found_beside is not None and not entry.part:
+                            details.setdefault(entry.label, []).append(found_beside)
                         shown.update()
         with stack.enter_context(bar(desc="metrics", total=total, unit="map")) as shown:
             for entry in entries:
@@ -161,6 +166,8 @@ def compare(
         torch.stack(probabilities, dim=1).cpu(),
         [[labels[n] for labels, _ in classes] for n in range(request.num_examples)],
         request.inputs,
+        "probability" if output[0].numel() > 1 else "output",
+        details,
     )
 
 
@@ -197,10 +204,7 @@ def _metric_options(
     if not isinstance(options, Mapping):
         raise TypeError(f"metric_options must map metrics to dicts of options, got {options!r}")
     for name in (*names, *options):
-        if name not in METRICS:
-            raise ValueError(
-                f"no metric {name!r}{closest(str(name), METRICS)}; known: {_listed(METRICS)}"
-            )
+        check_metric(name)
     unused = set(options) - set(names)
     if unused:
         raise ValueError(f"metric_options name {_listed(unused)}, which metrics does not ask for")
@@ -209,6 +213,14 @@ def _metric_options(
         if needed and not needed & set(options.get(name, {})):
             raise ValueError(f"metric {name!r} needs metric_options for {_listed(needed, ' or ')}")
     return {name: dict(options.get(name, {})) for name in names}
+
+
+def check_metric(name: object) -> None:
+    """Raise ValueError unless there is a metric of that name."""
+    if name not in METRICS:
+        raise ValueError(
+            f"no metric {name!r}{closest(str(name), METRICS)}; known: {_listed(METRICS)}"
+        )
 
 
 def _listed(names: Any, between: str = ", ") -> str:

@@ -155,13 +155,16 @@ class Explainer:
         )
         self.groups: dict[Any, list[tuple[LayerState, ...]]] = {}
 
-    def map(self, entry: ComparedMethod, number: int) -> Tensor:
-        """Return the entry's map for a target, (N, 1, *spatial), clipped unless it is scaled."""
+    def map(self, entry: ComparedMethod, number: int) -> tuple[Tensor, Any]:
+        """Return the entry's map for a target, and what else its method found, or None.
+
+        The map is (N, 1, *spatial), clipped at zero unless it is scaled.
+        """
         if isinstance(entry.attribution, ClassActivationMap):
             return self._cam(entry, entry.attribution, number)
-        return self.explanation_func(entry)(
-            self.inputs, target=self.targets[number], additional_forward_args=self.extra
-        )
+        explain = self.explanation_func(entry)
+        target, extra = self.targets[number], self.extra
+        return explain(self.inputs, target=target, additional_forward_args=extra), None
 
     def explanation_func(self, entry: ComparedMethod) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
@@ -196,26 +199,29 @@ class Explainer:
 
     def _options(self, entry: ComparedMethod, known: Container[str]) -> dict[str, Any]:
         """Return the keywords of an entry's `attribute`: what all share where it fits, its own."""
-        brings_its_own = getattr(_nested(entry.attribution)[-1], "default_baselines", "0") != "0"
+        innermost = _nested(entry.attribution)[-1]
         shared = {
             name: value
             for name, value in self.common.items()
             if name in known
             and value is not None
-            and not (name == "baselines" and brings_its_own)
-            and not (name == "perturbations_per_eval" and not _is_ours(entry.attribution))
+            and not (name == "baselines" and getattr(innermost, "brings_baselines", False))
+            and (name != "perturbations_per_eval" or _is_ours(entry.attribution))
         }
         return {**shared, **entry.options}
 
-    def _cam(self, entry: ComparedMethod, method: ClassActivationMap, number: int) -> Tensor:
-        options = self._options(entry, method.options())
-        to_input = options.pop("attribute_to_layer_input", False)
-        grad_kwargs = options.pop("grad_kwargs", None)
-        positional = (self.inputs, self.targets[0], self.extra, to_input, False, grad_kwargs)
-        request, chosen = method._checked(positional, options)
+    def _cam(
+        self, entry: ComparedMethod, method: ClassActivationMap, number: int
+    ) -> tuple[Tensor, Any]:
+        own = self._options(entry, {*method.options(), "attribute_to_layer_input", "grad_kwargs"})
+        arguments = {"inputs": self.inputs, "target": self.targets[0]}
+        request, options, _ = method.prepare(
+            {**arguments, "additional_forward_args": self.extra, **own}
+        )
         # Tensors by identity: they are alive as long as the group that they describe.
         key = (
-            method.forward_func, method.layer, to_input, request.score, request.scorer,
+            method.forward_func, method.layer, request.attribute_to_layer_input, request.score,
+            request.scorer,
             tuple(id(b) if isinstance(b, Tensor) else b for b in request.baselines),
         )  # fmt: skip
         if key not in self.groups:
@@ -235,10 +241,10 @@ class Explainer:
             raise ValueError(
                 f"{request.layer_name} gives {len(states)} tensors; compare layers that give one"
             )
-        found = method._cam(states[0], **chosen)
-        own, details = found if isinstance(found, tuple) else (found, None)
-        cam = getattr(details, entry.part) if entry.part else own
-        return method._finished([(states[0], cam)], relu_attributions=not method.is_scaled)[0]
+        cam, details = method.map(states[0], options)
+        cam = getattr(details, entry.part) if entry.part else cam
+        (cam,) = method.finish(states, [cam], relu_attributions=not method.is_scaled)
+        return cam, details
 
 
 def _is_ours(attribution: Attribution) -> bool:

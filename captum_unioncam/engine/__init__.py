@@ -4,13 +4,13 @@ from captum_unioncam.engine.arguments import (
     check_choice,
     check_finite,
     check_flag,
-    check_max_masks,
     check_number,
     check_percent,
 )
 from captum_unioncam.engine.cam import (
-    Attributions,
     ClassActivationMap,
+    Forwards,
+    Source,
     quotient,
     spatial_mean,
     weighted_sum,
@@ -20,7 +20,25 @@ from captum_unioncam.engine.feature_scoring import FeatureScores
 from captum_unioncam.engine.layer_state import LayerState, measure_inputs
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
-from captum_unioncam.engine.randomness import Seed, check_seed, generator_of
+from captum_unioncam.engine.options import (
+    Attributions,
+    Count,
+    FeatureOptions,
+    GradKwargs,
+    InputOptions,
+    Inputs,
+    LayerOptions,
+    MaskOptions,
+    MaxMasks,
+    NotNegative,
+    Number,
+    PathOptions,
+    Percent,
+    Positive,
+    Seed,
+    Share,
+)
+from captum_unioncam.engine.randomness import check_seed, generator_of
 from captum_unioncam.engine.request import Request, checked_request
 from captum_unioncam.engine.target_scores import Score
 
@@ -28,18 +46,33 @@ __all__ = [
     "Attributions",
     "BaselineType",
     "ClassActivationMap",
+    "Count",
+    "FeatureOptions",
     "FeatureScores",
+    "Forwards",
+    "GradKwargs",
+    "InputOptions",
+    "Inputs",
+    "LayerOptions",
     "LayerState",
+    "MaskOptions",
     "MaskScorer",
     "MaskScores",
+    "MaxMasks",
+    "NotNegative",
+    "Number",
+    "PathOptions",
+    "Percent",
+    "Positive",
     "Request",
     "Score",
     "Seed",
+    "Share",
+    "Source",
     "TargetType",
     "check_choice",
     "check_finite",
     "check_flag",
-    "check_max_masks",
     "check_number",
     "check_percent",
     "check_seed",

@@ -33,21 +33,36 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
-def check_number(name: str, value: Any, *, above: float | None = None, whole: bool = False) -> None:
-    """Raise unless `value` is a finite number, greater than `above`, and an int if `whole`."""
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raise unless `value` is a finite number within the bounds given, and an int if `whole`."""
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "an int" if whole else "a number"
         raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
-    if not math.isfinite(float(value)) or (above is not None and float(value) <= above):
-        bound = f" greater than {above}" if above is not None else ""
-        raise ValueError(f"{name} must be a finite number{bound}, got {value}")
+    number = float(value)
+    bounds = {"greater than": above, "at least": least, "at most": most}
+    outside = (
+        (above is not None and number <= above)
+        or (least is not None and number < least)
+        or (most is not None and number > most)
+    )
+    if outside or not math.isfinite(number):
+        wanted = " and ".join(f"{word} {b}" for word, b in bounds.items() if b is not None)
+        raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", got {value}")
 
 
-def check_max_masks(value: Any) -> None:
+def check_count_or_none(name: str, value: Any) -> None:
     """Raise unless `value` is None or an int of at least 1."""
     if value is not None:
-        check_number("max_masks", value, above=0, whole=True)
+        check_number(name, value, above=0, whole=True)
 
 
 def check_percent(name: str, value: Any) -> float:

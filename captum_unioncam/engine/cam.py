@@ -1,8 +1,8 @@
 """The base class of every method: Captum's interface around a formula."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
@@ -11,107 +11,111 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
 from captum_unioncam.engine.captum_compat import BaselineType
+from captum_unioncam.engine.documentation import complete
 from captum_unioncam.engine.layer_state import LayerState, measure_layer
 from captum_unioncam.engine.modules import check_layer
+from captum_unioncam.engine.options import SHARED_OPTIONS, Attributions, check_options
 from captum_unioncam.engine.request import Request, checked_request
 from captum_unioncam.engine.target_scores import Score
 from captum_unioncam.engine.warn import warn
 
-Attributions = Tensor | tuple[Tensor, ...]
+Certainty = Literal["authors' code", "paper", "secondary sources", "our reading", "by definition"]
+CAPTUMS = (
+    *("inputs", "target", "additional_forward_args", "attribute_to_layer_input"),
+    *("relu_attributions", "grad_kwargs"),
+)
 
-# Further keyword-only parameters of `attribute`, by what a method perturbs.
-ENGINE_OPTIONS: dict[str | None, dict[str, Any]] = {
-    None: {},
-    "features": {"score": None, "perturbations_per_eval": None, "show_progress": False},
-    "inputs": {
-        "baselines": None,
-        "score": None,
-        "perturbations_per_eval": None,
-        "scorer": None,
-        "show_progress": False,
-    },
-}
 
-COMMON_ARGS = """\
-            inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
-            target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
-                method: one index for all examples, or one per example; tuples for outputs of
-                more than two dimensions; None if there is one value per example.
-                Default: None
-            additional_forward_args (Any, optional): further arguments of forward_func. Tensors
-                whose first dimension is the number of examples follow their example, the rest
-                is passed as it is. Default: None
-            attribute_to_layer_input (bool, optional): use the layer's input instead of its
-                output. Default: False
-            relu_attributions (bool, optional): clip the returned map at zero, as the papers do;
-                by default maps are signed, as in Captum. Default: False
-            grad_kwargs (dict[str, Any], optional): passed to ``torch.autograd.grad``.
-                Default: None
-"""
-OPTION_ARGS = {
-    "baselines": """\
-            baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
-                per input: a number, or a tensor that broadcasts to the input. For a black image
-                under mean and standard deviation use ``black_baseline``.
-                Default: {baselines}
-""",
-    "score": """\
-            score (str or Callable, optional): f_c: "probability", "logit", or a function of the
-                raw output that returns a tensor of its shape or one score per row.
-                Default: "{score}"
-""",
-    "perturbations_per_eval": """\
-            perturbations_per_eval (int, optional): at most this many times N rows in a forward;
-                None fits the rows to the device. Does not change the result. Default: None
-""",
-    "scorer": """\
-            scorer (Callable, optional): what masked inputs run through instead of forward_func,
-                such as a compiled, frozen, half-precision or distributed copy of the model;
-                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
-                module's parameters; scores are kept in float32 or better. Default: None
-""",
-    "show_progress": """\
-            show_progress (bool, optional): show a progress bar on stderr. Default: False
-""",
-}
-RETURNS = """
-        Returns:
-            *Tensor* or *tuple[Tensor, ...]* of **attributions**: maps of shape
-            (N, 1, *spatial of the layer), in the layer's dtype, detached; a tuple only if the
-            layer gives several tensors. Layers of image tokens give (N, 1, rows, columns).
+class Source(NamedTuple):
+    """Where a method was published.
 
-        Raises:
-            TypeError: if an argument is of the wrong kind.
-            ValueError: if an argument is out of range or of the wrong shape, the layer is not
-                reached or has no spatial dimensions, or values are not finite.
-"""
+    Attributes:
+        paper (str): who published it where; empty for controls.
+        year (int): year of the paper; 0 for controls.
+        link (str): address of the paper.
+        certainty (str): what its definition was taken from.
+    """
+
+    paper: str
+    year: int
+    link: str
+    certainty: Certainty
+
+
+class Forwards(NamedTuple):
+    """Rows forwarded per example, for a layer of C channels and P positions.
+
+    They are an upper bound: flat and equal channels are skipped, and few networks need all nine
+    rows that find out how to run the part of the network after the layer, the suffix, alone.
+
+    Attributes:
+        text (str): how documentation says it.
+        fixed (int): rows whatever the layer, at the method's defaults.
+        per_channel (int): rows for each channel.
+        per_position (int): rows for each position.
+    """
+
+    text: str
+    fixed: int
+    per_channel: int = 0
+    per_position: int = 0
+
+    def at_most(self, channels: int, positions: int) -> int:
+        """Return the most rows of an example."""
+        return self.fixed + self.per_channel * channels + self.per_position * positions
+
+
+ONE_FORWARD = Forwards("1", 1)
+
+
+class Prepared(NamedTuple):
+    """The arguments of `attribute`, checked.
+
+    Attributes:
+        request (Request): what is to be measured.
+        options (dict): the method's own options, arguments of `cam`.
+        relu_attributions (bool): clip the map at zero.
+    """
+
+    request: Request
+    options: dict[str, Any]
+    relu_attributions: bool
 
 
 class ClassActivationMap(LayerAttribution, GradientAttribution):
-    """A class activation map of one layer; a method is a subclass that defines `_cam`.
+    """A class activation map of one layer; a method is a subclass that defines a formula.
 
     Subclasses define::
 
         name = "XGrad-CAM"                        # readable name
+        source = Source("Fu et al., BMVC", 2020, "https://...", "authors' code")
+        forwards = Forwards("C + 2", 2, per_channel=1)
         needs_gradients = True                    # whether the clean pass runs a backward
-        perturbs = None | "inputs" | "features"   # adds the engine's options to `attribute`
-        default_score = "probability"             # f_c, where something is perturbed
-        default_baselines = "0"                   # what the docstring says of `_baselines`
+        default_score = "probability"             # f_c, where something is scored
+        brings_baselines = False                  # whether `default_baselines` returns some
         is_scaled = False                         # whether maps span [0, 1] once resized
+        parts = ()                                # fields of its details that are maps
 
-        def _cam(self, state, *, option=default): # signed map, (N, 1, *spatial)
+        def attribute(self, inputs, ..., *, option=default, **options: Unpack[LayerOptions]):
+            return self.explain(locals())
 
-    `attribute` gets the parameters of Captum's LayerGradCam, in its order, then the options of
-    `_cam` and of the engine as keywords.
+        def cam(self, state, option):             # signed map, (N, 1, *spatial)
+
+    `attribute` has the parameters of Captum's LayerGradCam, in its order, then the method's own
+    as keywords, whose types check them, and those it shares with others, whose documentation is
+    filled in. `cam` returns the map, or a tuple of the map and what else was found.
     """
 
     name: ClassVar[str] = "class activation map"
+    source: ClassVar[Source] = Source("", 0, "", "by definition")
+    forwards: ClassVar[Forwards] = ONE_FORWARD
     needs_gradients: ClassVar[bool] = True
-    perturbs: ClassVar[Literal["inputs", "features"] | None] = None
     default_score: ClassVar[Score] = "probability"
-    default_baselines: ClassVar[str] = "0"
+    brings_baselines: ClassVar[bool] = False
     is_scaled: ClassVar[bool] = False
-    _cam: Callable[..., Any]
+    parts: ClassVar[tuple[str, ...]] = ()
+    attribute: Callable[..., Any]
+    cam: Callable[..., Any]
 
     def __init__(
         self,
@@ -136,25 +140,13 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "_cam" in vars(cls) and "attribute" not in vars(cls):
-            cls.attribute = _attribute_of(cls)
+        if "attribute" in vars(cls):
+            as_captums(cls)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of `attribute`, by name."""
-        own = {
-            name: parameter
-            for name, parameter in inspect.signature(cls._cam).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        engine = dict(ENGINE_OPTIONS[cls.perturbs])
-        if "score" in engine:
-            engine["score"] = cls.default_score
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        return own | {
-            name: inspect.Parameter(name, keyword, default=default)
-            for name, default in engine.items()
-        }
+        return keywords(cls.attribute)
 
     def attribute_future(self) -> None:
         """Not available: forwards run one after the other."""
@@ -165,63 +157,52 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         """Return the method's name as progress bars and tables show it."""
         return cls.name
 
-    def _measured_cams(
-        self, positional: tuple[Any, ...], options: dict[str, Any]
-    ) -> list[tuple[LayerState, Any]]:
-        """Check arguments, measure the layer, and return what `_cam` makes of each tensor."""
-        check_flag("relu_attributions", positional[4])
-        request, chosen = self._checked(positional, options)
-        with measure_layer(request, needs_gradients=self.needs_gradients) as states:
-            return [(state, self._cam(state, **chosen)) for state in states]
+    def default_baselines(self, inputs: Any) -> BaselineType:
+        """Return what masked-out parts show where the user says nothing; inputs are unchecked."""
+        raise NotImplementedError(f"{self.name} brings no baselines")
 
-    def _checked(
-        self, positional: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[Request, dict[str, Any]]:
-        """Check the arguments of `attribute`; return the call and the options of `_cam`."""
-        known = self.options()
-        for name in options:
-            if name not in known:
-                raise TypeError(
-                    f"{type(self).__name__}.attribute has no parameter {name!r}"
-                    f"{closest(name, known)}; it takes {', '.join(known) or 'no options'}"
-                )
+    def explain(self, arguments: Mapping[str, Any]) -> Attributions:
+        """Return what `attribute` does, given its arguments by name, as its ``locals()`` hold them.
+
+        Args:
+            arguments (Mapping): ``options`` in it are those shared with other methods.
+        """
+        return self.explain_in_detail(arguments)[0]
+
+    def explain_in_detail(self, arguments: Mapping[str, Any]) -> tuple[Attributions, Any]:
+        """Return the maps and what else was found; tuples if the layer gives several tensors."""
+        given = by_name(arguments)
+        check_flag("return_details", given.pop("return_details", False))
+        prepared = self.prepare(given)
+        with measure_layer(prepared.request, needs_gradients=self.needs_gradients) as states:
+            found = [self.map(state, prepared.options) for state in states]
+        maps = self.finish(states, [cam for cam, _ in found], prepared.relu_attributions)
+        if len(maps) == 1:
+            return maps[0], found[0][1]
+        return maps, tuple(details for _, details in found)
+
+    def prepare(self, arguments: Mapping[str, Any]) -> Prepared:
+        """Check the arguments of `attribute`, given by name, before any forward.
+
+        Raises:
+            TypeError: if one is unknown, naming the closest, or of the wrong kind.
+            ValueError: if one is out of range or of the wrong shape.
+        """
         if self.layer is None:
             check_layer(self.forward_func, self.layer)
-        inputs, target, extra, to_input, _, grad_kwargs = positional
-        chosen = {name: options.get(name, p.default) for name, p in known.items()}
-        show_progress = chosen.pop("show_progress", False)
-        check_flag("show_progress", show_progress)
-        engine = {n: chosen.pop(n) for n in ENGINE_OPTIONS[self.perturbs] if n in chosen}
-        self._check(**chosen)
-        if "baselines" in engine and engine["baselines"] is None:
-            engine["baselines"] = self._baselines(inputs)
-        request = checked_request(
-            self.forward_func,
-            self.layer,
-            inputs,
-            target,
-            extra,
-            device_ids=self.device_ids,
-            attribute_to_layer_input=to_input,
-            grad_kwargs=grad_kwargs,
-            description=f"{self.name} attribution" if show_progress else None,
-            **engine,
-        )
-        return request, chosen
+        return prepared(self, self.layer, arguments, device_ids=self.device_ids)
 
-    def _baselines(self, inputs: Any) -> BaselineType:
-        """Return what masked-out parts show where the user says nothing; inputs are unchecked."""
-        return None
+    def map(self, state: LayerState, options: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Return the map of one measured tensor, and what else was found, or None."""
+        found = self.cam(state, **options)
+        return found if isinstance(found, tuple) else (found, None)
 
-    def _check(self, *_: Any, **options: Any) -> None:
-        """Raise for wrong values of the method's own options, before any forward."""
-
-    def _finished(
-        self, maps: list[tuple[LayerState, Tensor]], relu_attributions: bool
+    def finish(
+        self, states: Sequence[LayerState], maps: Sequence[Tensor], relu_attributions: bool
     ) -> tuple[Tensor, ...]:
-        """Give maps their final form: the layer's dtype, finite, and said if they are blank."""
+        """Give maps their final form: the layer's dtype, finite; warn of blank ones."""
         finished = []
-        for state, cam in maps:
+        for state, cam in zip(states, maps, strict=True):
             check_finite("maps", cam, "the layer's values span more than their dtype can hold")
             cam = cam.to(state.layer_tensor.dtype).contiguous()
             finished.append(cam.relu() if relu_attributions else cam)
@@ -237,46 +218,60 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         return tuple(finished)
 
 
-def _attribute_of(cls: type[ClassActivationMap]) -> Callable[..., Any]:
-    """Build `attribute` with the signature and docstring that the class's options call for."""
+def as_captums(cls: type[Any]) -> type[Any]:
+    """Complete the documentation of a class's `attribute`, and wrap it as Captum does its own."""
+    complete(cls.attribute, cls)
+    # Captum's wrappers call what is below its decorator.
+    cls.attribute = log_usage()(cls.attribute)
+    return cls
 
-    def attribute(
-        self: ClassActivationMap,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Attributions:
-        positional = (
-            inputs, target, additional_forward_args, attribute_to_layer_input,
-            relu_attributions, grad_kwargs,
-        )  # fmt: skip
-        maps = self._finished(self._measured_cams(positional, options), relu_attributions)
-        return maps[0] if len(maps) == 1 else maps
 
-    signature = inspect.signature(attribute)
-    first = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    attribute.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*first, *cls.options().values()]
+def by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call from the ``locals()`` of its function."""
+    given = {n: v for n, v in arguments.items() if n not in ("self", "options", "__class__")}
+    given |= arguments["options"]
+    return given
+
+
+def prepared(
+    method: Any, layer: nn.Module | None, arguments: Mapping[str, Any], **captums: Any
+) -> Prepared:
+    """Check the arguments of a method's `attribute`, given by name, before any forward."""
+    known = {n: p for n, p in keywords(method.attribute).items() if n != "return_details"}
+    for name in arguments:
+        if name not in known and name not in CAPTUMS:
+            raise TypeError(
+                f"{type(method).__name__}.attribute has no parameter {name!r}"
+                f"{closest(name, known)}; it takes {', '.join(known) or 'no options'}"
+            )
+    relu_attributions = arguments.get("relu_attributions", False)
+    check_flag("relu_attributions", relu_attributions)
+    values = {name: arguments.get(name, p.default) for name, p in known.items()}
+    shared = {name: values.pop(name) for name in SHARED_OPTIONS if name in values}
+    show_progress = shared.pop("show_progress", False)
+    check_flag("show_progress", show_progress)
+    check_options(values, {name: known[name].annotation for name in values})
+    if method.brings_baselines and shared["baselines"] is None:
+        shared["baselines"] = method.default_baselines(arguments["inputs"])
+    request = checked_request(
+        method.forward_func,
+        layer,
+        arguments["inputs"],
+        arguments.get("target"),
+        arguments.get("additional_forward_args"),
+        attribute_to_layer_input=arguments.get("attribute_to_layer_input", False),
+        grad_kwargs=arguments.get("grad_kwargs"),
+        description=f"{method.name} attribution" if show_progress else None,
+        **captums,
+        **shared,
     )
-    attribute.__qualname__ = f"{cls.__name__}.attribute"
-    attribute.__module__ = cls.__module__
-    own = inspect.getdoc(cls._cam) or ""
-    _, _, own_args = own.partition("Args:\n")
-    shared = "".join(
-        OPTION_ARGS[name].format(score=cls.default_score, baselines=cls.default_baselines)
-        for name in ENGINE_OPTIONS[cls.perturbs]
-    )
-    own_text = "".join(f"        {line}\n" for line in own_args.rstrip().splitlines())
-    attribute.__doc__ = (
-        f"Compute the {cls.name} map of the layer for the target.\n\n        Args:\n"
-        f"{COMMON_ARGS}{own_text}{shared}{RETURNS}"
-    )
-    wrapped: Callable[..., Any] = log_usage()(attribute)
-    return wrapped
+    return Prepared(request, values, relu_attributions)
+
+
+def keywords(attribute: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the keyword-only parameters of a function, by name."""
+    parameters = inspect.signature(attribute).parameters
+    return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def spatial_mean(values: Tensor) -> Tensor:

@@ -224,7 +224,7 @@ def _warn_of_channels_last(A: Tensor, request: Request) -> None:
         warn(
             f"{request.layer_name} gives shape {tuple(A.shape)} for images of {size[0]} x "
             f"{size[1]}: its channels seem to come last, but it is read as (N, C, H, W); choose "
-            "the layer after they are permuted, which captum_unioncam.suggest_layer(model) looks for"
+            "the layer after they are permuted, as captum_unioncam.suggest_layer(model) does"
         )
 
 

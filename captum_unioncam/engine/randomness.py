@@ -8,7 +8,7 @@ import torch
 Seed = int | torch.Generator
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(name: str, seed: Any) -> None:
     """Raise unless `seed` is an int that torch takes as a seed, or a generator on the CPU.
 
     Raises:
@@ -18,11 +18,11 @@ def check_seed(seed: Any) -> None:
     if isinstance(seed, torch.Generator):
         # Noise is drawn on the CPU, so that it is the same wherever the model runs.
         if seed.device.type != "cpu":
-            raise ValueError(f"a generator given as seed must be on the cpu, got {seed.device}")
+            raise ValueError(f"a generator given as {name} must be on the cpu, got {seed.device}")
     elif isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise TypeError(f"seed must be an int or a torch.Generator, got {type(seed).__name__}")
+        raise TypeError(f"{name} must be an int or a torch.Generator, got {type(seed).__name__}")
     elif not -(2**63) <= int(seed) < 2**64:
-        raise ValueError(f"seed must be from -2**63 to 2**64 - 1, got {seed}")
+        raise ValueError(f"{name} must be from -2**63 to 2**64 - 1, got {seed}")
 
 
 def generator_of(seed: Seed) -> torch.Generator:

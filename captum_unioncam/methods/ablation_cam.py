@@ -2,8 +2,20 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, weighted_sum
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerState,
+    Source,
+    TargetType,
+    weighted_sum,
+)
 
 
 def relative_drop(score: Tensor, ablated: Tensor) -> Tensor:
@@ -41,11 +53,30 @@ class LayerAblationCAM(ClassActivationMap):
     """
 
     name = "Ablation-CAM"
+    source = Source(
+        "Desai and Ramaswamy, WACV",
+        2020,
+        "https://doi.org/10.1109/WACV45572.2020.9093360",
+        "secondary sources",
+    )
+    forwards = Forwards("C suffixes + 9", 9, per_channel=1)
     needs_gradients = False
-    perturbs = "features"
     default_score = "logit"
 
-    def _cam(self, state: LayerState) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
+
+    def cam(self, state: LayerState) -> Tensor:
         A = state.activations
         live = A.flatten(2).ne(0).any(2)
 

@@ -2,8 +2,22 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, check_number, weighted_sum
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    Count,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerState,
+    NotNegative,
+    Source,
+    TargetType,
+    weighted_sum,
+)
 from captum_unioncam.methods.ablation_cam import relative_drop
 from captum_unioncam.methods.fd_cam import directions
 
@@ -45,17 +59,26 @@ class LayerAblationCAMPlusPlus(ClassActivationMap):
     """
 
     name = "Ablation-CAM++"
+    source = Source(
+        "Salama et al., ICIP", 2022, "https://doi.org/10.1109/ICIP46576.2022.9897617", "our reading"
+    )
+    forwards = Forwards("2C suffixes + 9", 9, per_channel=2)
     needs_gradients = False
-    perturbs = "features"
     default_score = "logit"
 
-    def _check(self, tau: float, clusters: int) -> None:
-        check_number("tau", tau)
-        if tau < 0:
-            raise ValueError(f"tau must be at least 0, got {tau}")
-        check_number("clusters", clusters, above=0, whole=True)
-
-    def _cam(self, state: LayerState, *, tau: float = 0.02, clusters: int = 8) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        tau: NotNegative = 0.02,
+        clusters: Count = 8,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -63,6 +86,9 @@ class LayerAblationCAMPlusPlus(ClassActivationMap):
                 Default: 0.02
             clusters (int, optional): how many groups to begin with. Default: 8
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, tau: NotNegative, clusters: Count) -> Tensor:
         A = state.activations
         D = directions(A)
         w = A.new_zeros(A.shape[:2])

@@ -7,14 +7,21 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
     LayerState,
+    Number,
     Seed,
-    check_choice,
-    check_number,
-    check_seed,
+    Source,
+    TargetType,
     generator_of,
     resize,
     spatial_mean,
@@ -119,31 +126,30 @@ class LayerAugmentedGradCAM(ClassActivationMap):
     """
 
     name = "Augmented Grad-CAM"
+    source = Source(
+        "Morbidelli et al., ICASSP",
+        2020,
+        "https://github.com/diegocarrera89/AugmentedGradCAM",
+        "authors' code",
+    )
+    forwards = Forwards("augmentations", 100)
 
-    def _check(
+    def attribute(
         self,
-        aggregation: Aggregation,
-        n_augmentations: int,
-        max_rotation: float,
-        max_translation: float,
-        seed: Seed,
-    ) -> None:
-        check_choice("aggregation", aggregation, ("super_resolution", "average", "max"))
-        check_number("n_augmentations", n_augmentations, above=0, whole=True)
-        check_number("max_rotation", max_rotation)
-        check_number("max_translation", max_translation)
-        check_seed(seed)
-
-    def _cam(
-        self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
         aggregation: Aggregation = "average",
-        n_augmentations: int = 100,
-        max_rotation: float = 0.5,
-        max_translation: float = 30 / 224,
+        n_augmentations: Count = 100,
+        max_rotation: Number = 0.5,
+        max_translation: Number = 30 / 224,
         seed: Seed = 0,
-    ) -> Tensor:
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -154,9 +160,18 @@ class LayerAugmentedGradCAM(ClassActivationMap):
             max_rotation (float, optional): largest rotation either way, in radians. Default: 0.5
             max_translation (float, optional): largest translation along each side, as a fraction
                 of that side. Default: 30 / 224
-            seed (int or torch.Generator, optional): seed of the motions, or a generator to draw
-                from; the random state of torch is not touched. Default: 0
         """
+        return self.explain(locals())
+
+    def cam(
+        self,
+        state: LayerState,
+        aggregation: Aggregation,
+        n_augmentations: Count,
+        max_rotation: Number,
+        max_translation: Number,
+        seed: Seed,
+    ) -> Tensor:
         A, W, inputs = state.activations, state.gradients, state.request.inputs
         if A.dim() != 4:
             raise ValueError(

@@ -2,13 +2,18 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
     LayerState,
+    Positive,
     Seed,
-    check_number,
-    check_seed,
+    TargetType,
     generator_of,
 )
 
@@ -29,7 +34,20 @@ class LayerOnesCAM(ClassActivationMap):
     name = "All ones"
     needs_gradients = False
 
-    def _cam(self, state: LayerState) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
+
+    def cam(self, state: LayerState) -> Tensor:
         return torch.ones_like(state.activations[:, :1])
 
 
@@ -51,16 +69,22 @@ class LayerRandomCAM(ClassActivationMap):
     name = "Random map"
     needs_gradients = False
 
-    def _check(self, seed: Seed) -> None:
-        check_seed(seed)
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        seed: Seed = 0,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
 
-    def _cam(self, state: LayerState, *, seed: Seed = 0) -> Tensor:
-        """Compute the map.
-
-        Args:
-            seed (int or torch.Generator, optional): seed of the map, or a generator to draw them
-                from; the random state of torch is not touched. Default: 0
-        """
+    def cam(self, state: LayerState, seed: Seed) -> Tensor:
         A = state.activations
         generator = generator_of(seed)
         L = torch.rand((1, 1, *A.shape[2:]), generator=generator, dtype=torch.float64)
@@ -88,15 +112,26 @@ class LayerCenterCAM(ClassActivationMap):
     name = "Centre Gaussian"
     needs_gradients = False
 
-    def _check(self, stdev: float) -> None:
-        check_number("stdev", stdev, above=0)
-
-    def _cam(self, state: LayerState, *, stdev: float = 0.5) -> Tensor:
-        r"""Compute the map.
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        stdev: Positive = 0.5,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
+        """Compute the map.
 
         Args:
             stdev (float, optional): standard deviation, in half sides of the map. Default: 0.5
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, stdev: Positive) -> Tensor:
         A = state.activations
         L = A.new_ones(len(A), 1, *A.shape[2:])
         for dim in range(2, A.dim()):

@@ -2,11 +2,19 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
-    check_number,
+    Share,
+    Source,
+    TargetType,
     percentile,
     quotient,
     spatial_mean,
@@ -53,21 +61,31 @@ class LayerFDCAM(ClassActivationMap):
     """
 
     name = "FD-CAM"
-    perturbs = "features"
+    source = Source("Li et al., ICPR", 2022, "https://arxiv.org/abs/2206.08792", "authors' code")
+    forwards = Forwards("2C suffixes + 9", 9, per_channel=2)
     default_score = "logit"
 
-    def _check(self, q: float) -> None:
-        check_number("q", q)
-        if not 0 <= q <= 1:
-            raise ValueError(f"q must be from 0 to 1, got {q}")
-
-    def _cam(self, state: LayerState, *, q: float = 0.95) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        q: Share = 0.95,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
             q (float, optional): quantile of a channel's similarities, from 0 to 1, that channels
                 of its group exceed. Default: 0.95
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, q: Share) -> Tensor:
         A, W = state.activations, state.gradients
         channels = A.shape[1]
         D = directions(A)

@@ -1,25 +1,39 @@
 """Feature CAM: a class activation map on the edges of the image (Clement, Yang, Cheng, 2024)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
     LayerState,
+    Share,
+    Source,
+    TargetType,
     check_choice,
     check_finite,
-    check_number,
     resize,
     spatial_mean,
     unit_range,
     weighted_sum,
 )
 
-Edges = Literal["sobel"] | Callable[[Tensor], Tensor]
+
+def check_detector(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a function or "sobel"."""
+    if not callable(value):
+        check_choice(name, value, ("sobel",))
+
+
+Edges = Annotated[Literal["sobel"] | Callable[[Tensor], Tensor], check_detector]
 
 
 def sobel(images: Tensor) -> Tensor:
@@ -72,15 +86,23 @@ class LayerFeatureCAM(ClassActivationMap):
     """
 
     name = "Feature CAM"
+    source = Source(
+        "Clement, Yang and Cheng", 2024, "https://arxiv.org/abs/2403.05658", "our reading"
+    )
 
-    def _check(self, edges: Edges, strength: float) -> None:
-        if not callable(edges):
-            check_choice("edges", edges, ("sobel",))
-        check_number("strength", strength)
-        if not 0 <= strength <= 1:
-            raise ValueError(f"strength must be from 0 to 1, got {strength}")
-
-    def _cam(self, state: LayerState, *, edges: Edges = "sobel", strength: float = 1.0) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        edges: Edges = "sobel",
+        strength: Share = 1.0,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -89,6 +111,9 @@ class LayerFeatureCAM(ClassActivationMap):
             strength (float, optional): how much of the map the edges modulate, from 0, which is
                 Grad-CAM, to 1, a product. Default: 1.0
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, edges: Edges, strength: Share) -> Tensor:
         A = state.activations
         x = _images(state)
         E = edges(x) if callable(edges) else sobel(x)

@@ -2,8 +2,21 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, unit_range, weighted_sum
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerState,
+    Source,
+    TargetType,
+    unit_range,
+    weighted_sum,
+)
 
 
 class LayerFIMFScoreCAM(ClassActivationMap):
@@ -37,11 +50,30 @@ class LayerFIMFScoreCAM(ClassActivationMap):
     """
 
     name = "FIMF Score-CAM"
+    source = Source(
+        "Li et al., IET Image Processing",
+        2023,
+        "https://ietresearch.onlinelibrary.wiley.com/journal/17519667",
+        "our reading",
+    )
+    forwards = Forwards("C suffixes + 9", 9, per_channel=1)
     needs_gradients = False
-    perturbs = "features"
     default_score = "logit"
 
-    def _cam(self, state: LayerState) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
+
+    def cam(self, state: LayerState) -> Tensor:
         A = state.activations
         T = unit_range(A.relu())
         live = T.flatten(2).any(2)

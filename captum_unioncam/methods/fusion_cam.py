@@ -1,14 +1,23 @@
 """Fusion-CAM: Grad-CAM and Score-CAM fused by similarity (Dekdegue et al., 2026)."""
 
+from typing import Any, Literal, NamedTuple, overload
+
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
-    check_choice,
-    check_max_masks,
-    check_percent,
+    MaskOptions,
+    MaxMasks,
+    Percent,
+    Source,
+    TargetType,
     percentile,
     spatial_mean,
     unit_range,
@@ -31,6 +40,37 @@ def shares(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     larger = (1 + (first - second).sign()) / 2
     share = torch.where(total > 0, first / total.where(total > 0, 1), larger)
     return share, 1 - share
+
+
+class FusionCAMDetails(NamedTuple):
+    """The maps that Fusion-CAM fuses and their scores, per example.
+
+    Maps are at layer resolution, (N, 1, *spatial), and span [0, 1] once resized linearly to the
+    input. Scores are f_c(map masks input) minus f_c(baseline), before they are divided by sums.
+
+    Attributes:
+        denoised (Tensor): D, the denoised Grad-CAM.
+        region (Tensor): R, Score-CAM's map.
+        union (Tensor): U, both united.
+        beta_denoised (Tensor): score of D over the baseline, (N,).
+        beta_region (Tensor): score of R over the baseline, (N,).
+        beta_union (Tensor): score of U over the baseline, (N,).
+    """
+
+    denoised: Tensor
+    region: Tensor
+    union: Tensor
+    beta_denoised: Tensor
+    beta_region: Tensor
+    beta_union: Tensor
+
+
+class FusionCAMOptions(MaskOptions, total=False):
+    """Options of Fusion-CAM by keyword."""
+
+    theta: Percent
+    region_weights: Weights
+    max_masks: MaxMasks
 
 
 class LayerFusionCAM(ClassActivationMap):
@@ -76,22 +116,54 @@ class LayerFusionCAM(ClassActivationMap):
     """
 
     name = "Fusion-CAM"
-    perturbs = "inputs"
+    source = Source("Dekdegue et al.", 2026, "https://arxiv.org/abs/2603.05386", "authors' code")
+    forwards = Forwards("C + 5", 5, per_channel=1)
     is_scaled = True
+    parts = ("denoised", "region", "union")
 
-    def _check(self, theta: float, region_weights: Weights, max_masks: int | None) -> None:
-        check_max_masks(max_masks)
-        check_percent("theta", theta)
-        check_choice("region_weights", region_weights, ("score", "softmax"))
-
-    def _cam(
+    @overload
+    def attribute(
         self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
-        theta: float = 10.0,
+        return_details: Literal[False] = False,
+        **options: Unpack[FusionCAMOptions],
+    ) -> Attributions: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: Literal[True],
+        **options: Unpack[FusionCAMOptions],
+    ) -> tuple[Attributions, FusionCAMDetails | tuple[FusionCAMDetails, ...]]: ...
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        theta: Percent = 10.0,
         region_weights: Weights = "softmax",
-        max_masks: int | None = None,
-    ) -> Tensor:
+        max_masks: MaxMasks = None,
+        return_details: bool = False,
+        **options: Unpack[MaskOptions],
+    ) -> Attributions | tuple[Attributions, Any]:
         """Compute the map.
 
         Args:
@@ -100,23 +172,32 @@ class LayerFusionCAM(ClassActivationMap):
             region_weights (str, optional): a channel's weight in Score-CAM's map: the "score" of
                 its masked input, or the "softmax" of the raw outputs over the channels that are
                 not flat. Default: "softmax"
-            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
-                for the others, whose scores are predicted; None forwards every distinct one.
-                Default: None
+            return_details (bool, optional): also return the maps that were fused, with their
+                scores, as :class:`FusionCAMDetails`. Default: False
         """
+        maps, details = self.explain_in_detail(locals())
+        return (maps, details) if return_details else maps
+
+    def cam(
+        self, state: LayerState, theta: Percent, region_weights: Weights, max_masks: MaxMasks
+    ) -> tuple[Tensor, FusionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
         D = masks.scale_for_resize(G.where(percentile(G, theta) <= G, 0))
         w = channel_weights(state.channel_scores(max_masks), region_weights)
         R = masks.scale_for_resize(weighted_sum(w, A).relu())
-        beta_D, beta_R = shares(*masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1))
+        over_D, over_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
+        beta_D, beta_R = shares(over_D, over_R)
         U = masks.scale_for_resize(_times(beta_D, D) + _times(beta_R, R))
-        beta_U, beta_R = shares(masks.score_over_baseline(U)[:, 0], beta_R)
+        over_U = masks.score_over_baseline(U)[:, 0]
+        beta_U, beta_R = shares(over_U, beta_R)
         first, second = _times(beta_U, U), _times(beta_R, R)
         s = (1 - (first - second).abs()).clamp(0, 1)
-        return masks.scale_for_resize(
+        L = masks.scale_for_resize(
             s * torch.maximum(first, second) + (1 - s) * (first + second) / 2
         )
+        D, R, U = (M.to(state.layer_tensor.dtype) for M in (D, R, U))
+        return L, FusionCAMDetails(D, R, U, over_D, over_R, over_U)
 
 
 def _times(beta: Tensor, M: Tensor) -> Tensor:

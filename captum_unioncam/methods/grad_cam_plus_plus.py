@@ -1,11 +1,17 @@
 """Grad-CAM++: positive gradients with weights of their own (Chattopadhay et al., WACV 2018)."""
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
     LayerState,
-    check_flag,
+    Source,
+    TargetType,
     quotient,
     weighted_sum,
 )
@@ -62,16 +68,28 @@ class LayerGradCAMPlusPlus(ClassActivationMap):
     """
 
     name = "Grad-CAM++"
+    source = Source("Chattopadhay et al., WACV", 2018, "https://arxiv.org/abs/1710.11063", "paper")
 
-    def _check(self, normalize_alpha: bool) -> None:
-        check_flag("normalize_alpha", normalize_alpha)
-
-    def _cam(self, state: LayerState, *, normalize_alpha: bool = False) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        normalize_alpha: bool = False,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
             normalize_alpha (bool, optional): divide the weights of a channel's positive gradients
                 by their sum, as the authors' code does. Default: False
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, normalize_alpha: bool) -> Tensor:
         A, W = state.activations, state.gradients
         return weighted_sum(plus_plus_weights(A, W, normalize_alpha=normalize_alpha), A)

@@ -3,13 +3,20 @@
 from typing import Literal
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
+    MaskOptions,
     MaskScores,
-    check_choice,
-    check_max_masks,
+    MaxMasks,
+    Source,
+    TargetType,
     unit_range,
     weighted_sum,
 )
@@ -53,21 +60,28 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
     """
 
     name = "Grad++-ScoreCAM"
-    perturbs = "inputs"
+    source = Source(
+        "Soomro, Niaz and Choi, IEEE Access",
+        2024,
+        "https://doi.org/10.1109/ACCESS.2024.3392853",
+        "our reading",
+    )
+    forwards = Forwards("C + 2", 2, per_channel=1)
 
-    def _check(self, combine: Combine, weights: Weights, max_masks: int | None) -> None:
-        check_max_masks(max_masks)
-        check_choice("combine", combine, ("masks", "product", "sum"))
-        check_choice("weights", weights, ("score", "softmax"))
-
-    def _cam(
+    def attribute(
         self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
         combine: Combine = "masks",
         weights: Weights = "score",
-        max_masks: int | None = None,
-    ) -> Tensor:
+        max_masks: MaxMasks = None,
+        **options: Unpack[MaskOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -77,10 +91,12 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
             weights (str, optional): what Score-CAM weights a channel by: the "score" of its
                 masked input, or the "softmax" over channels of the target's raw outputs.
                 Default: "score"
-            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
-                for the others, whose scores are predicted; None forwards every distinct one.
-                Default: None
         """
+        return self.explain(locals())
+
+    def cam(
+        self, state: LayerState, combine: Combine, weights: Weights, max_masks: MaxMasks
+    ) -> Tensor:
         A = state.activations
         w = plus_plus_weights(A, state.gradients)
         B = w.reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A

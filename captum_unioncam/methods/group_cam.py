@@ -1,21 +1,49 @@
 """Group-CAM: groups of gradient-weighted channels as masks (Zhang, Rao, Yang, 2021)."""
 
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     BaselineType,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
-    check_number,
-    check_percent,
+    MaskOptions,
+    Percent,
+    Source,
+    TargetType,
     percentile,
     spatial_mean,
     weighted_sum,
 )
+
+
+class GroupCAMDetails(NamedTuple):
+    """The masks of Group-CAM and what they score, per example.
+
+    Attributes:
+        masks (Tensor): m, one map for each group; resized linearly to the input they span [0, 1],
+            (N, groups, *spatial).
+        betas (Tensor): alpha, the masks' scores over the baseline, (N, groups).
+    """
+
+    masks: Tensor
+    betas: Tensor
+
+
+class GroupCAMOptions(MaskOptions, total=False):
+    """Options of Group-CAM by keyword."""
+
+    groups: Count
+    theta: Percent
 
 
 class LayerGroupCAM(ClassActivationMap):
@@ -55,30 +83,76 @@ class LayerGroupCAM(ClassActivationMap):
     """
 
     name = "Group-CAM"
-    perturbs = "inputs"
-    default_baselines = "the blurred input"
+    source = Source("Zhang et al.", 2021, "https://arxiv.org/abs/2103.13859", "authors' code")
+    forwards = Forwards("groups + 2", 2, per_channel=1)
+    brings_baselines = True
 
-    def _baselines(self, inputs: Any) -> BaselineType:
+    def default_baselines(self, inputs: Any) -> BaselineType:
         return _blurred_inputs(inputs)
 
-    def _check(self, groups: int, theta: float) -> None:
-        check_number("groups", groups, above=0, whole=True)
-        check_percent("theta", theta)
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: Literal[False] = False,
+        **options: Unpack[GroupCAMOptions],
+    ) -> Attributions: ...
 
-    def _cam(self, state: LayerState, *, groups: int = 32, theta: float = 70.0) -> Tensor:
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: Literal[True],
+        **options: Unpack[GroupCAMOptions],
+    ) -> tuple[Attributions, GroupCAMDetails | tuple[GroupCAMDetails, ...]]: ...
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        groups: Count = 32,
+        theta: Percent = 70.0,
+        return_details: bool = False,
+        **options: Unpack[MaskOptions],
+    ) -> Attributions | tuple[Attributions, Any]:
         """Compute the map.
 
         Args:
             groups (int, optional): groups of consecutive channels. Default: 32
             theta (float, optional): percentile in [0, 100] up to which a group's map is dropped.
                 Default: 70.0
+            return_details (bool, optional): also return every group's mask and score, as
+                :class:`GroupCAMDetails`. Default: False
         """
+        maps, details = self.explain_in_detail(locals())
+        return (maps, details) if return_details else maps
+
+    def cam(
+        self, state: LayerState, groups: Count, theta: Percent
+    ) -> tuple[Tensor, GroupCAMDetails]:
         A, masks = state.activations, state.masks
         parts = (spatial_mean(state.gradients) * A).tensor_split(min(groups, A.shape[1]), dim=1)
         M = torch.cat([part.sum(1, keepdim=True) for part in parts], dim=1).relu()
         m = masks.scale_for_resize(M.where(percentile(M, theta) < M, 0))
         alpha = masks.score(m, show=True).scores - masks.baseline.scores.to(m.device)
-        return weighted_sum(alpha, m)
+        return weighted_sum(alpha, m), GroupCAMDetails(m, alpha)
 
 
 def _blurred_inputs(inputs: Any) -> tuple[Tensor | int, ...]:

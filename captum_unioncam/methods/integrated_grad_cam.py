@@ -4,17 +4,23 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    BaselineType,
+    Attributions,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
-    check_choice,
-    check_number,
+    PathOptions,
+    Source,
+    TargetType,
     spatial_mean,
     weighted_sum,
 )
-from captum_unioncam.engine.arguments import maskable, parse_baselines
+from captum_unioncam.engine.arguments import maskable
 
 Variant = Literal["official", "paper"]
 
@@ -47,19 +53,24 @@ class LayerIntegratedGradCAM(ClassActivationMap):
     """
 
     name = "Integrated Grad-CAM"
+    source = Source(
+        "Sattarzadeh et al., ICASSP", 2021, "https://arxiv.org/abs/2102.07805", "authors' code"
+    )
+    forwards = Forwards("1 + steps", 51)
 
-    def _check(self, variant: Variant, n_steps: int, baselines: BaselineType) -> None:
-        check_choice("variant", variant, ("official", "paper"))
-        check_number("n_steps", n_steps, above=0, whole=True)
-
-    def _cam(
+    def attribute(
         self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
         variant: Variant = "official",
-        n_steps: int = 50,
-        baselines: BaselineType = None,
-    ) -> Tensor:
+        n_steps: Count = 50,
+        **options: Unpack[PathOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -70,11 +81,14 @@ class LayerIntegratedGradCAM(ClassActivationMap):
                 input: a number, or a tensor that broadcasts to the input. For a black image under
                 mean and standard deviation use ``black_baseline``. Default: 0
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, variant: Variant, n_steps: Count) -> Tensor:
         inputs = state.request.inputs
         starts = [
             torch.as_tensor(b, dtype=x.dtype, device=x.device) if moves else x
             for b, x, moves in zip(
-                parse_baselines(baselines, inputs),
+                state.request.baselines,
                 inputs,
                 maskable(inputs, state.activations),
                 strict=True,

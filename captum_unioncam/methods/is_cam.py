@@ -1,14 +1,20 @@
 """IS-CAM: Score-CAM integrated along each mask (Naidu et al., 2020)."""
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
+    MaskOptions,
     MaskScores,
-    check_choice,
-    check_flag,
-    check_number,
+    Source,
+    TargetType,
     weighted_sum,
 )
 from captum_unioncam.engine.mask_scoring import min_max_together
@@ -49,23 +55,25 @@ class LayerISCAM(ClassActivationMap):
     """
 
     name = "IS-CAM"
+    source = Source("Naidu et al.", 2020, "https://arxiv.org/abs/2010.03023", "our reading")
+    forwards = Forwards("steps × C + 2", 2, per_channel=10)
     needs_gradients = False
-    perturbs = "inputs"
     default_score = "logit"
 
-    def _check(self, n_steps: int, cumulative: bool, weights: Weights) -> None:
-        check_number("n_steps", n_steps, above=0, whole=True)
-        check_flag("cumulative", cumulative)
-        check_choice("weights", weights, ("score", "softmax"))
-
-    def _cam(
+    def attribute(
         self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
-        n_steps: int = 10,
+        n_steps: Count = 10,
         cumulative: bool = False,
         weights: Weights = "softmax",
-    ) -> Tensor:
+        **options: Unpack[MaskOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -75,6 +83,9 @@ class LayerISCAM(ClassActivationMap):
             weights (str, optional): a channel's weight: the average "score" f_c, or the "softmax"
                 of these averages over the channels that are not flat. Default: "softmax"
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, n_steps: Count, cumulative: bool, weights: Weights) -> Tensor:
         A = state.activations
         steps = range(1, n_steps + 1)
         factors = [(i * (i + 1) / 2 if cumulative else i) / n_steps for i in steps]

@@ -2,8 +2,20 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, spatial_mean, weighted_sum
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
+    LayerState,
+    Source,
+    TargetType,
+    spatial_mean,
+    weighted_sum,
+)
 from captum_unioncam.engine.modules import model_behind
 
 Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -40,9 +52,23 @@ class LayerOriginalCAM(ClassActivationMap):
     """
 
     name = "CAM"
+    source = Source("Zhou et al., CVPR", 2016, "https://arxiv.org/abs/1512.04150", "authors' code")
     needs_gradients = False
 
-    def _cam(self, state: LayerState) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
+
+    def cam(self, state: LayerState) -> Tensor:
         A, request = state.activations, state.request
         model = model_behind(request.forward_func)
         if model is None:

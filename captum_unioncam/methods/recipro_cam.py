@@ -2,8 +2,19 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, check_flag
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerState,
+    Source,
+    TargetType,
+)
 
 
 def windows(size: tuple[int, ...], positions: Tensor, gaussian: bool, like: Tensor) -> Tensor:
@@ -55,19 +66,33 @@ class LayerReciproCAM(ClassActivationMap):
     """
 
     name = "Recipro-CAM"
+    source = Source(
+        "Byun and Lee, CVPR Workshops", 2024, "https://arxiv.org/abs/2209.14074", "authors' code"
+    )
+    forwards = Forwards("P suffixes + 9", 9, per_position=1)
     needs_gradients = False
-    perturbs = "features"
 
-    def _check(self, gaussian: bool) -> None:
-        check_flag("gaussian", gaussian)
-
-    def _cam(self, state: LayerState, *, gaussian: bool = False) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        gaussian: bool = False,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
             gaussian (bool, optional): spread the features of a position over its neighbours.
                 Default: False
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, gaussian: bool) -> Tensor:
         A = state.activations
         size = tuple(A.shape[2:])
 

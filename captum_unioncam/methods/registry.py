@@ -1,11 +1,11 @@
-"""The family: every method with what the command line, the documents and the tests need of it."""
+"""The family: every method, by the name that commands and specs use."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from captum.attr import LayerGradCam
 
+from captum_unioncam.engine.cam import ONE_FORWARD, ClassActivationMap, Forwards, Source
 from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus
 from captum_unioncam.methods.augmented_grad_cam import LayerAugmentedGradCAM
@@ -31,36 +31,23 @@ from captum_unioncam.methods.union_cam import LayerUnionCAM
 from captum_unioncam.methods.vit_recipro_cam import LayerViTReciproCAM
 from captum_unioncam.methods.xgrad_cam import LayerXGradCAM
 
-Certainty = Literal["authors' code", "paper", "secondary sources", "our reading", "by definition"]
-
 
 class Method(NamedTuple):
-    """A method of the family.
+    """A method of the family, with what the command line, the documents and the tests need of it.
 
     Attributes:
         title (str): its readable name.
         cls (type): its class.
-        paper (str): who published it where; empty for controls.
-        year (int): year of the paper; 0 for controls.
-        link (str): address of the paper.
+        source (Source): who published it where, and what its definition was taken from.
         needs_gradients (bool): whether it runs a backward.
-        forwards (str): rows forwarded per example, in channels C and positions P of the layer.
-            A suffix is the part of the network after the layer.
-        rows (Callable): the same as a function of C and P, an upper bound: flat and equal
-            channels are skipped, and few networks need all nine rows that find out how to run a
-            suffix alone.
-        certainty (str): what its definition was taken from.
+        forwards (Forwards): rows forwarded per example.
     """
 
     title: str
     cls: type[Any]
-    paper: str
-    year: int
-    link: str
+    source: Source
     needs_gradients: bool
-    forwards: str
-    rows: Callable[[int, int], int]
-    certainty: Certainty
+    forwards: Forwards
 
     @property
     def needs_layer(self) -> bool:
@@ -74,128 +61,76 @@ class Method(NamedTuple):
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def _own(cls: type[ClassActivationMap] | type[RISE]) -> Method:
+    return Method(cls.name, cls, cls.source, cls.needs_gradients, cls.forwards)
+
+
+GRAD_CAM = Method(
+    "Grad-CAM",
+    LayerGradCam,
+    Source("Selvaraju et al., ICCV", 2017, "https://arxiv.org/abs/1610.02391", "authors' code"),
+    True,
+    ONE_FORWARD,
+)
 METHODS: dict[str, Method] = {
-    "cam": Method(
-        "CAM", LayerOriginalCAM, "Zhou et al., CVPR", 2016, "https://arxiv.org/abs/1512.04150",
-        False, "1", lambda c, p: 1, "authors' code",
-    ),
-    "gradcam": Method(
-        "Grad-CAM", LayerGradCam, "Selvaraju et al., ICCV", 2017,
-        "https://arxiv.org/abs/1610.02391",
-        True, "1", lambda c, p: 1, "authors' code",
-    ),
-    "gradcam++": Method(
-        "Grad-CAM++", LayerGradCAMPlusPlus, "Chattopadhay et al., WACV", 2018,
-        "https://arxiv.org/abs/1710.11063",
-        True, "1", lambda c, p: 1, "paper",
-    ),
-    "smoothgradcam++": Method(
-        "Smooth Grad-CAM++", LayerSmoothGradCAMPlusPlus, "Omeiza et al.", 2019,
-        "https://arxiv.org/abs/1908.01224",
-        True, "1 + samples", lambda c, p: 5, "our reading",
-    ),
-    "xgradcam": Method(
-        "XGrad-CAM", LayerXGradCAM, "Fu et al., BMVC", 2020, "https://arxiv.org/abs/2008.02312",
-        True, "1", lambda c, p: 1, "authors' code",
-    ),
-    "augmentedgradcam": Method(
-        "Augmented Grad-CAM", LayerAugmentedGradCAM, "Morbidelli et al., ICASSP", 2020,
-        "https://github.com/diegocarrera89/AugmentedGradCAM",
-        True, "augmentations", lambda c, p: 100, "authors' code",
-    ),
-    "integratedgradcam": Method(
-        "Integrated Grad-CAM", LayerIntegratedGradCAM, "Sattarzadeh et al., ICASSP", 2021,
-        "https://arxiv.org/abs/2102.07805",
-        True, "1 + steps", lambda c, p: 51, "authors' code",
-    ),
-    "layercam": Method(
-        "LayerCAM", LayerCAM, "Jiang et al., IEEE TIP", 2021,
-        "https://doi.org/10.1109/TIP.2021.3089943",
-        True, "1", lambda c, p: 1, "authors' code",
-    ),
-    "hirescam": Method(
-        "HiResCAM", LayerHiResCAM, "Draelos and Carin", 2020, "https://arxiv.org/abs/2011.08891",
-        True, "1", lambda c, p: 1, "secondary sources",
-    ),
-    "rise": Method(
-        "RISE", RISE, "Petsiuk et al., BMVC", 2018, "https://arxiv.org/abs/1806.07421",
-        False, "1 + masks", lambda c, p: 6001, "authors' code",
-    ),
-    "scorecam": Method(
-        "Score-CAM", LayerScoreCAM, "Wang et al., CVPR Workshops", 2020,
-        "https://arxiv.org/abs/1910.01279",
-        False, "C + 2", lambda c, p: c + 2, "authors' code",
-    ),
-    "sscam": Method(
-        "SS-CAM", LayerSSCAM, "Wang et al.", 2020, "https://arxiv.org/abs/2006.14255",
-        False, "samples × C + 2", lambda c, p: 35 * c + 2, "our reading",
-    ),
-    "iscam": Method(
-        "IS-CAM", LayerISCAM, "Naidu et al.", 2020, "https://arxiv.org/abs/2010.03023",
-        False, "steps × C + 2", lambda c, p: 10 * c + 2, "our reading",
-    ),
-    "fimfscorecam": Method(
-        "FIMF Score-CAM", LayerFIMFScoreCAM, "Li et al., IET Image Processing", 2023,
-        "https://ietresearch.onlinelibrary.wiley.com/journal/17519667",
-        False, "C suffixes + 9", lambda c, p: c + 9, "our reading",
-    ),
-    "groupcam": Method(
-        "Group-CAM", LayerGroupCAM, "Zhang et al.", 2021, "https://arxiv.org/abs/2103.13859",
-        True, "groups + 2", lambda c, p: min(c, 32) + 2, "authors' code",
-    ),
-    "ablationcam": Method(
-        "Ablation-CAM", LayerAblationCAM, "Desai and Ramaswamy, WACV", 2020,
-        "https://doi.org/10.1109/WACV45572.2020.9093360",
-        False, "C suffixes + 9", lambda c, p: c + 9, "secondary sources",
-    ),
-    "ablationcam++": Method(
-        "Ablation-CAM++", LayerAblationCAMPlusPlus, "Salama et al., ICIP", 2022,
-        "https://doi.org/10.1109/ICIP46576.2022.9897617",
-        False, "2C suffixes + 9", lambda c, p: 2 * c + 9, "our reading",
-    ),
-    "reciprocam": Method(
-        "Recipro-CAM", LayerReciproCAM, "Byun and Lee, CVPR Workshops", 2024,
-        "https://arxiv.org/abs/2209.14074",
-        False, "P suffixes + 9", lambda c, p: p + 9, "authors' code",
-    ),
-    "vitreciprocam": Method(
-        "ViT-Recipro-CAM", LayerViTReciproCAM, "Byun and Lee", 2023,
-        "https://arxiv.org/abs/2310.02588",
-        False, "P suffixes + 9", lambda c, p: p + 9, "authors' code",
-    ),
-    "fdcam": Method(
-        "FD-CAM", LayerFDCAM, "Li et al., ICPR", 2022, "https://arxiv.org/abs/2206.08792",
-        True, "2C suffixes + 9", lambda c, p: 2 * c + 9, "authors' code",
-    ),
-    "featurecam": Method(
-        "Feature CAM", LayerFeatureCAM, "Clement, Yang and Cheng", 2024,
-        "https://arxiv.org/abs/2403.05658",
-        True, "1", lambda c, p: 1, "our reading",
-    ),
-    "grad++scorecam": Method(
-        "Grad++-ScoreCAM", LayerGradPlusPlusScoreCAM, "Soomro, Niaz and Choi, IEEE Access", 2024,
-        "https://doi.org/10.1109/ACCESS.2024.3392853",
-        True, "C + 2", lambda c, p: c + 2, "our reading",
-    ),
-    "unioncam": Method(
-        "UnionCAM", LayerUnionCAM, "Hu et al., Frontiers in Neurorobotics", 2024,
-        "https://doi.org/10.3389/fnbot.2024.1490198",
-        True, "C + 5", lambda c, p: c + 5, "paper",
-    ),
-    "fusioncam": Method(
-        "Fusion-CAM", LayerFusionCAM, "Dekdegue et al.", 2026, "https://arxiv.org/abs/2603.05386",
-        True, "C + 5", lambda c, p: c + 5, "authors' code",
-    ),
-    "ones": Method(
-        "All ones", LayerOnesCAM, "", 0, "", False, "1", lambda c, p: 1, "by definition"
-    ),
-    "random": Method(
-        "Random map", LayerRandomCAM, "", 0, "", False, "1", lambda c, p: 1, "by definition"
-    ),
-    "center": Method(
-        "Centre Gaussian", LayerCenterCAM, "", 0, "", False, "1", lambda c, p: 1, "by definition"
-    ),
-}  # fmt: skip
+    "cam": _own(LayerOriginalCAM),
+    "gradcam": GRAD_CAM,
+    "gradcam++": _own(LayerGradCAMPlusPlus),
+    "smoothgradcam++": _own(LayerSmoothGradCAMPlusPlus),
+    "xgradcam": _own(LayerXGradCAM),
+    "augmentedgradcam": _own(LayerAugmentedGradCAM),
+    "integratedgradcam": _own(LayerIntegratedGradCAM),
+    "layercam": _own(LayerCAM),
+    "hirescam": _own(LayerHiResCAM),
+    "rise": _own(RISE),
+    "scorecam": _own(LayerScoreCAM),
+    "sscam": _own(LayerSSCAM),
+    "iscam": _own(LayerISCAM),
+    "fimfscorecam": _own(LayerFIMFScoreCAM),
+    "groupcam": _own(LayerGroupCAM),
+    "ablationcam": _own(LayerAblationCAM),
+    "ablationcam++": _own(LayerAblationCAMPlusPlus),
+    "reciprocam": _own(LayerReciproCAM),
+    "vitreciprocam": _own(LayerViTReciproCAM),
+    "fdcam": _own(LayerFDCAM),
+    "featurecam": _own(LayerFeatureCAM),
+    "grad++scorecam": _own(LayerGradPlusPlusScoreCAM),
+    "unioncam": _own(LayerUnionCAM),
+    "fusioncam": _own(LayerFusionCAM),
+    "ones": _own(LayerOnesCAM),
+    "random": _own(LayerRandomCAM),
+    "center": _own(LayerCenterCAM),
+}
+__all__ = [
+    "METHODS",
+    "RISE",
+    "LayerAblationCAM",
+    "LayerAblationCAMPlusPlus",
+    "LayerAugmentedGradCAM",
+    "LayerCAM",
+    "LayerCenterCAM",
+    "LayerFDCAM",
+    "LayerFIMFScoreCAM",
+    "LayerFeatureCAM",
+    "LayerFusionCAM",
+    "LayerGradCAMPlusPlus",
+    "LayerGradPlusPlusScoreCAM",
+    "LayerGroupCAM",
+    "LayerHiResCAM",
+    "LayerISCAM",
+    "LayerIntegratedGradCAM",
+    "LayerOnesCAM",
+    "LayerOriginalCAM",
+    "LayerRandomCAM",
+    "LayerReciproCAM",
+    "LayerSSCAM",
+    "LayerScoreCAM",
+    "LayerSmoothGradCAMPlusPlus",
+    "LayerUnionCAM",
+    "LayerViTReciproCAM",
+    "LayerXGradCAM",
+    "Method",
+]
 
 
 def methods_table(*, markdown: bool = False) -> str:
@@ -203,12 +138,13 @@ def methods_table(*, markdown: bool = False) -> str:
     header = ["name", "method", "published", "backward", "rows per example", "definition from"]
     rows = []
     for name, method in METHODS.items():
-        published = f"{method.paper} {method.year}" if method.year else "control"
+        paper, year, link, certainty = method.source
+        published = f"{paper} {year}" if year else "control"
         if markdown:
-            published = f"[{published}]({method.link})" if method.link else published
+            published = f"[{published}]({link})" if link else published
             name = f"`{name}`"
         gradients = "yes" if method.needs_gradients else "no"
-        rows.append([name, method.title, published, gradients, method.forwards, method.certainty])
+        rows.append([name, method.title, published, gradients, method.forwards.text, certainty])
     if markdown:
         rows = [header, ["---"] * len(header), *rows]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -2,29 +2,32 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from captum.attr import PerturbationAttribution
-from captum.log import log_usage
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    BaselineType,
-    Score,
+    Count,
+    Forwards,
+    InputOptions,
+    Inputs,
+    Request,
     Seed,
+    Source,
     TargetType,
     check_finite,
-    check_flag,
     check_number,
-    check_seed,
-    checked_request,
     generator_of,
     measure_inputs,
     resize,
 )
-from captum_unioncam.engine.request import Request
+from captum_unioncam.engine.cam import as_captums, by_name, prepared
 
+Probability = Annotated[float, partial(check_number, above=0, most=1)]
 # Elements of masks that are held at once when they are summed: 32 masks of 224 x 224.
 SLICE_ELEMENTS = 32 * 224 * 224
 
@@ -61,6 +64,15 @@ class RISE(PerturbationAttribution):
         torch.Size([2, 1, 8, 8])
     """
 
+    name = "RISE"
+    source = Source(
+        "Petsiuk et al., BMVC", 2018, "https://arxiv.org/abs/1806.07421", "authors' code"
+    )
+    forwards = Forwards("1 + masks", 6001)
+    needs_gradients = False
+    default_score = "probability"
+    brings_baselines = False
+
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         r"""Name the model.
 
@@ -81,54 +93,27 @@ class RISE(PerturbationAttribution):
         """Not available: forwards run one after the other."""
         raise NotImplementedError("attribute_future is not implemented for RISE")
 
-    @log_usage()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: TargetType = None,
         additional_forward_args: object = None,
         *,
-        n_masks: int = 6000,
-        cells: int = 8,
-        keep: float = 0.1,
+        n_masks: Count = 6000,
+        cells: Count = 8,
+        keep: Probability = 0.1,
         seed: Seed = 0,
-        baselines: BaselineType = None,
-        score: Score = "probability",
-        perturbations_per_eval: int | None = None,
-        scorer: Callable[..., Any] | None = None,
-        show_progress: bool = False,
+        **options: Unpack[InputOptions],
     ) -> Tensor:
-        r"""Compute the RISE map of the inputs for the target.
+        """Compute the map.
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
                 Floating point inputs of the first one's rank are masked, the others pass.
-            target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
-                method: one index for all examples, or one per example; tuples for outputs of
-                more than two dimensions; None if there is one value per example.
-                Default: None
-            additional_forward_args (Any, optional): further arguments of forward_func. Tensors
-                whose first dimension is the number of examples follow their example, the rest
-                is passed as it is. Default: None
             n_masks (int, optional): number of masks, N. Default: 6000
             cells (int, optional): cells of a mask's grid along each dimension. Default: 8
             keep (float, optional): probability of a cell to be visible, p, in (0, 1].
                 Default: 0.1
-            seed (int or torch.Generator, optional): seed of the masks, or a generator to draw them
-                from; the random state of torch is not touched. Default: 0
-            baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
-                per input: a number, or a tensor that broadcasts to the input. For a black image
-                under mean and standard deviation use ``black_baseline``. Default: 0
-            score (str or Callable, optional): f_c: "probability", "logit", or a function of the
-                raw output that returns a tensor of its shape or one score per row.
-                Default: "probability"
-            perturbations_per_eval (int, optional): at most this many times N rows in a forward;
-                None fits the rows to the device. Does not change the result. Default: None
-            scorer (Callable, optional): what masked inputs run through instead of forward_func,
-                such as a compiled, frozen, half-precision or distributed copy of the model;
-                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
-                module's parameters; scores are kept in float32 or better. Default: None
-            show_progress (bool, optional): show a progress bar on stderr. Default: False
 
         Returns:
             *Tensor* of **attributions**: maps of shape (N, 1, *spatial of the first masked
@@ -139,28 +124,12 @@ class RISE(PerturbationAttribution):
             ValueError: if an argument is out of range or of the wrong shape, no input can be
                 masked, or values are not finite.
         """
-        check_flag("show_progress", show_progress)
-        check_number("n_masks", n_masks, above=0, whole=True)
-        check_number("cells", cells, above=0, whole=True)
-        check_number("keep", keep, above=0)
-        if keep > 1:
-            raise ValueError(f"keep must be a probability greater than 0, at most 1, got {keep}")
-        check_seed(seed)
-        request = checked_request(
-            self.forward_func,
-            None,
-            inputs,
-            target,
-            additional_forward_args,
-            baselines=baselines,
-            score=score,
-            perturbations_per_eval=perturbations_per_eval,
-            scorer=scorer,
-            description="RISE attribution" if show_progress else None,
-        )
-        return self._map(request, n_masks, cells, keep, seed)
+        request, own, _ = prepared(self, None, by_name(locals()))
+        return self._map(request, **own)
 
-    def _map(self, request: Request, n_masks: int, cells: int, keep: float, seed: Seed) -> Tensor:
+    def _map(
+        self, request: Request, n_masks: Count, cells: Count, keep: Probability, seed: Seed
+    ) -> Tensor:
         with measure_inputs(request) as scorer:
             x = request.inputs[scorer.masked.index(True)]
             size = x.shape[2:]
@@ -215,3 +184,6 @@ def _draw(n_masks: int, cells: int, keep: float, dims: int, seed: Seed) -> _Draw
     grids = torch.rand(shape, generator=generator, dtype=torch.float64) < keep
     offsets = torch.rand((n_masks, dims), generator=generator, dtype=torch.float64)
     return _Drawn(grids, offsets)
+
+
+as_captums(RISE)

@@ -4,13 +4,20 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
+    MaskOptions,
     MaskScores,
-    check_choice,
-    check_max_masks,
+    MaxMasks,
+    Source,
+    TargetType,
     weighted_sum,
 )
 
@@ -61,25 +68,33 @@ class LayerScoreCAM(ClassActivationMap):
     """
 
     name = "Score-CAM"
+    source = Source(
+        "Wang et al., CVPR Workshops", 2020, "https://arxiv.org/abs/1910.01279", "authors' code"
+    )
+    forwards = Forwards("C + 2", 2, per_channel=1)
     needs_gradients = False
-    perturbs = "inputs"
 
-    def _check(self, weights: Weights, max_masks: int | None) -> None:
-        check_choice("weights", weights, ("score", "softmax"))
-        check_max_masks(max_masks)
-
-    def _cam(
-        self, state: LayerState, *, weights: Weights = "score", max_masks: int | None = None
-    ) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        weights: Weights = "score",
+        max_masks: MaxMasks = None,
+        **options: Unpack[MaskOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
             weights (str, optional): a channel's weight: the "score" of its masked input, or the
                 "softmax" over channels of the target's raw outputs. Default: "score"
-            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
-                for the others, whose scores are predicted; None forwards every distinct one.
-                Default: None
-
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, weights: Weights, max_masks: MaxMasks) -> Tensor:
         masked = state.channel_scores(max_masks)
         return weighted_sum(channel_weights(masked, weights), state.activations)

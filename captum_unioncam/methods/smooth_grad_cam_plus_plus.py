@@ -2,13 +2,21 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
     LayerState,
+    NotNegative,
     Seed,
-    check_number,
-    check_seed,
+    Source,
+    TargetType,
     generator_of,
     quotient,
     weighted_sum,
@@ -49,26 +57,33 @@ class LayerSmoothGradCAMPlusPlus(ClassActivationMap):
     """
 
     name = "Smooth Grad-CAM++"
+    source = Source("Omeiza et al.", 2019, "https://arxiv.org/abs/1908.01224", "our reading")
+    forwards = Forwards("1 + samples", 5)
 
-    def _check(self, n_samples: int, stdev: float, seed: Seed) -> None:
-        check_number("n_samples", n_samples, above=0, whole=True)
-        check_number("stdev", stdev)
-        if stdev < 0:
-            raise ValueError(f"stdev must not be negative, got {stdev}")
-        check_seed(seed)
-
-    def _cam(
-        self, state: LayerState, *, n_samples: int = 4, stdev: float = 0.3, seed: Seed = 0
-    ) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        n_samples: Count = 4,
+        stdev: NotNegative = 0.3,
+        seed: Seed = 0,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
             n_samples (int, optional): noisy versions of each input, n. Default: 4
             stdev (float, optional): standard deviation of the noise, in units of the inputs.
                 Default: 0.3
-            seed (int or torch.Generator, optional): seed of the noise, or a generator to draw them
-                from; the random state of torch is not touched. Default: 0
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, n_samples: Count, stdev: NotNegative, seed: Seed) -> Tensor:
         A, inputs = state.activations, state.request.inputs
         generator = generator_of(seed)
 

@@ -6,16 +6,23 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    Attributions,
     ClassActivationMap,
+    Count,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
+    MaskOptions,
     MaskScorer,
     MaskScores,
+    NotNegative,
     Seed,
-    check_choice,
-    check_number,
-    check_seed,
+    Source,
+    TargetType,
     generator_of,
     weighted_sum,
 )
@@ -76,31 +83,27 @@ class LayerSSCAM(ClassActivationMap):
     """
 
     name = "SS-CAM"
+    source = Source("Wang et al.", 2020, "https://arxiv.org/abs/2006.14255", "our reading")
+    forwards = Forwards("samples × C + 2", 2, per_channel=35)
     needs_gradients = False
-    perturbs = "inputs"
     default_score = "logit"
 
-    def _check(
-        self, noise_on: NoiseOn, n_samples: int, stdev: float, weights: Weights, seed: Seed
-    ) -> None:
-        check_choice("noise_on", noise_on, ("activations", "mask", "input"))
-        check_number("n_samples", n_samples, above=0, whole=True)
-        check_number("stdev", stdev)
-        if stdev < 0:
-            raise ValueError(f"stdev must not be negative, got {stdev}")
-        check_choice("weights", weights, ("score", "softmax"))
-        check_seed(seed)
-
-    def _cam(
+    def attribute(
         self,
-        state: LayerState,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
         *,
         noise_on: NoiseOn = "activations",
-        n_samples: int = 35,
-        stdev: float = 2.0,
+        n_samples: Count = 35,
+        stdev: NotNegative = 2.0,
         weights: Weights = "softmax",
         seed: Seed = 0,
-    ) -> Tensor:
+        **options: Unpack[MaskOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -112,9 +115,18 @@ class LayerSSCAM(ClassActivationMap):
                 added to. Default: 2.0
             weights (str, optional): a channel's weight: the average "score" f_c, or the "softmax"
                 of these averages over the channels that are not flat. Default: "softmax"
-            seed (int or torch.Generator, optional): seed of the noise, or a generator to draw them
-                from; the random state of torch is not touched. Default: 0
         """
+        return self.explain(locals())
+
+    def cam(
+        self,
+        state: LayerState,
+        noise_on: NoiseOn,
+        n_samples: Count,
+        stdev: NotNegative,
+        weights: Weights,
+        seed: Seed,
+    ) -> Tensor:
         generator = generator_of(seed)
 
         def draw(shape: Sequence[int]) -> Tensor:

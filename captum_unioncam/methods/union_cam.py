@@ -1,24 +1,24 @@
 """UnionCAM: denoise, unite, select (Hu, Wang, Lin, Yu, Frontiers in Neurorobotics 2024)."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
     Attributions,
-    BaselineType,
     ClassActivationMap,
+    Forwards,
+    GradKwargs,
+    Inputs,
     LayerState,
+    MaskOptions,
     MaskScores,
-    Score,
+    MaxMasks,
+    Percent,
+    Source,
     TargetType,
-    check_choice,
-    check_flag,
-    check_max_masks,
-    check_percent,
     percentile,
     quotient,
     weighted_sum,
@@ -156,6 +156,16 @@ def select(
     return DR.where(selected.reshape(-1, *[1] * (DR.dim() - 1)), R), selected
 
 
+class UnionCAMOptions(MaskOptions, total=False):
+    """Options of UnionCAM by keyword."""
+
+    theta: Percent
+    denoise_on: DenoiseOn
+    alpha: Alpha
+    region_weights: RegionWeights
+    max_masks: MaxMasks
+
+
 class LayerUnionCAM(ClassActivationMap):
     r"""UnionCAM: a class activation map from denoised gradients united with a region map.
 
@@ -189,59 +199,91 @@ class LayerUnionCAM(ClassActivationMap):
     Source: Hu, Wang, Lin, Yu: UnionCAM: enhancing CNN interpretability through denoising,
     weighted fusion, and selective high-quality class activation mapping. Frontiers in
     Neurorobotics, 2024. https://doi.org/10.3389/fnbot.2024.1490198
+
+    Examples::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from captum.attr import LayerAttribution
+        >>> from captum_unioncam import LayerUnionCAM
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+        ...     nn.Flatten(), nn.Linear(8 * 8 * 8, 10),
+        ... ).eval()
+        >>> union_cam = LayerUnionCAM(net, net[2])
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> # The layer's output is 2x8x8x8, so the maps are 2x1x8x8.
+        >>> attr, details = union_cam.attribute(images, target=3, return_details=True)
+        >>> attr.shape, details.selected_union.shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2]))
+        >>> upsampled = LayerAttribution.interpolate(attr, (32, 32), "bilinear")
+        >>> upsampled.shape
+        torch.Size([2, 1, 32, 32])
     """
 
     name = "UnionCAM"
-    perturbs = "inputs"
+    source = Source(
+        "Hu et al., Frontiers in Neurorobotics",
+        2024,
+        "https://doi.org/10.3389/fnbot.2024.1490198",
+        "paper",
+    )
+    forwards = Forwards("C + 5", 5, per_channel=1)
     is_scaled = True
+    parts = ("denoised", "region", "union")
 
-    @log_usage()
+    @overload
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: TargetType = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
-        grad_kwargs: dict[str, Any] | None = None,
+        grad_kwargs: GradKwargs = None,
         *,
-        baselines: BaselineType = None,
-        theta: float = 10.0,
+        return_details: Literal[False] = False,
+        **options: Unpack[UnionCAMOptions],
+    ) -> Attributions: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: Literal[True],
+        **options: Unpack[UnionCAMOptions],
+    ) -> tuple[Attributions, UnionCAMDetails | tuple[UnionCAMDetails, ...]]: ...
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        theta: Percent = 10.0,
         denoise_on: DenoiseOn = "all",
         alpha: Alpha = "sum",
-        score: Score = "probability",
         region_weights: RegionWeights = "score",
-        max_masks: int | None = None,
-        perturbations_per_eval: int | None = None,
-        scorer: Callable[..., Any] | None = None,
-        show_progress: bool = False,
+        max_masks: MaxMasks = None,
         return_details: bool = False,
-    ) -> Attributions | tuple[Attributions, UnionCAMDetails | tuple[UnionCAMDetails, ...]]:
-        r"""Compute UnionCAM's map of the layer for the target.
+        **options: Unpack[MaskOptions],
+    ) -> Attributions | tuple[Attributions, Any]:
+        """Compute the map.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
-                Floating point inputs of the layer's rank are masked, the others pass as they are.
-            target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
-                method: one index for all examples, or one per example; tuples for outputs of
-                more than two dimensions; None if there is one value per example.
-                Default: None
-            additional_forward_args (Any, optional): further arguments of forward_func. Tensors
-                whose first dimension is the number of examples follow their example, the rest
-                is passed as it is.
-                Default: None
-            attribute_to_layer_input (bool, optional): use the layer's input instead of its
-                output. Default: False
             relu_attributions (bool, optional): clip the returned map at zero. It is nowhere
                 negative after resizing, but at the layer's own resolution it can leave [0, 1]:
                 resizing rarely samples a cell's exact centre.
                 Default: False
-            grad_kwargs (dict[str, Any], optional): passed to ``torch.autograd.grad``.
-                Default: None
-            baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry
-                per input: a number, or a tensor that broadcasts to the input. 0 is the mean
-                colour for inputs normalised by mean and standard deviation; for the paper's
-                black image pass ``black_baseline(mean, std, inputs)``. Default: 0
             theta (float, optional): percentile in [0, 100] below which AMD drops gradients;
                 without effect where the layer is averaged globally, since each channel's
                 gradients are then equal. Default: 10.0
@@ -249,24 +291,9 @@ class LayerUnionCAM(ClassActivationMap):
                 its "positive" gradients, where it removes something at any theta. Default: "all"
             alpha (str, optional): AMD divides a channel by the "sum" of its positive denoised
                 gradients, or by their "count". Default: "sum"
-            score (str or Callable, optional): f_c: "probability", "logit", or a function of the
-                raw output that returns a tensor of its shape (the target is then selected from
-                it, e.g. ``torch.sigmoid`` for multi-label models) or one score per row.
-                Default: "probability"
             region_weights (str, optional): a channel's weight in the region map: the "score" of
                 its masked input, or the "softmax" of the raw outputs over the live channels.
                 Default: "score"
-            max_masks (int, optional): forward at most so many masks of an example, chosen to stand
-                for the others, whose scores are predicted; None forwards every distinct one.
-                Default: None
-            perturbations_per_eval (int, optional): at most this many times N rows in a forward;
-                None fits the rows to device and input size. Does not change the result.
-                Default: None
-            scorer (Callable, optional): what masked inputs run through instead of forward_func,
-                such as a compiled, frozen, half-precision or distributed copy of the model;
-                gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
-                module's parameters; scores are kept in float32 or better. Default: None
-            show_progress (bool, optional): show a progress bar on stderr. Default: False
             return_details (bool, optional): also return what each module found.
                 Default: False
 
@@ -285,72 +312,18 @@ class LayerUnionCAM(ClassActivationMap):
             ValueError: if an argument is out of range or of the wrong shape, the layer is not
                 reached, has no spatial dimensions or no input of its rank, or if inputs,
                 activations, gradients or scores are not finite.
-
-        Examples::
-
-            >>> import torch
-            >>> from torch import nn
-            >>> from captum.attr import LayerAttribution
-            >>> from captum_unioncam import LayerUnionCAM
-            >>> net = nn.Sequential(
-            ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
-            ...     nn.Flatten(), nn.Linear(8 * 8 * 8, 10),
-            ... ).eval()
-            >>> union_cam = LayerUnionCAM(net, net[2])
-            >>> images = torch.rand(2, 3, 32, 32)
-            >>> # The layer's output is 2x8x8x8, so the maps are 2x1x8x8.
-            >>> attr, details = union_cam.attribute(images, target=3, return_details=True)
-            >>> attr.shape, details.selected_union.shape
-            (torch.Size([2, 1, 8, 8]), torch.Size([2]))
-            >>> upsampled = LayerAttribution.interpolate(attr, (32, 32), "bilinear")
-            >>> upsampled.shape
-            torch.Size([2, 1, 32, 32])
         """
-        check_flag("return_details", return_details)
-        positional = (
-            inputs, target, additional_forward_args, attribute_to_layer_input,
-            relu_attributions, grad_kwargs,
-        )  # fmt: skip
-        options = {
-            "baselines": baselines,
-            "theta": theta,
-            "denoise_on": denoise_on,
-            "alpha": alpha,
-            "score": score,
-            "region_weights": region_weights,
-            "max_masks": max_masks,
-            "perturbations_per_eval": perturbations_per_eval,
-            "scorer": scorer,
-            "show_progress": show_progress,
-        }
-        results = self._measured_cams(positional, options)
-        maps = self._finished([(state, L) for state, (L, _) in results], relu_attributions)
-        details = tuple(
-            UnionCAMDetails(*(M.to(state.layer_tensor.dtype) for M in found[:3]), *found[3:])
-            for state, (_, found) in results
-        )
-        if len(maps) == 1:
-            return (maps[0], details[0]) if return_details else maps[0]
+        maps, details = self.explain_in_detail(locals())
         return (maps, details) if return_details else maps
 
-    def _check(
-        self, theta: Any, denoise_on: Any, alpha: Any, region_weights: Any, max_masks: Any
-    ) -> None:
-        check_max_masks(max_masks)
-        check_percent("theta", theta)
-        check_choice("denoise_on", denoise_on, ("all", "positive"))
-        check_choice("alpha", alpha, ("sum", "count"))
-        check_choice("region_weights", region_weights, ("score", "softmax"))
-
-    def _cam(
+    def cam(
         self,
         state: LayerState,
-        *,
-        theta: float = 10.0,
-        denoise_on: DenoiseOn = "all",
-        alpha: Alpha = "sum",
-        region_weights: RegionWeights = "score",
-        max_masks: int | None = None,
+        theta: Percent,
+        denoise_on: DenoiseOn,
+        alpha: Alpha,
+        region_weights: RegionWeights,
+        max_masks: MaxMasks,
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         D = masks.scale_for_resize(denoise(A, W, theta, denoise_on, alpha))
@@ -360,13 +333,14 @@ class LayerUnionCAM(ClassActivationMap):
         DR = masks.scale_for_resize(unite(D, R, beta_D, beta_R))
         beta_DR = masks.score_over_baseline(DR)[:, 0]
         std = masked.score_std if region_weights == "score" else masked.logit_std
-        # Blank maps are said elsewhere.
+        # `finish` warns of blank maps.
         worthless = (beta_D <= 0) & (beta_R <= 0) & R.flatten(1).any(1)
         if worthless.any():
             warn(
-                "UnionCAM explains nothing for example(s) "
-                f"{worthless.nonzero()[:, 0].tolist()}: what the denoised and the region map keep "
-                "scores no more than the baseline alone; the region map is returned"
+                "UnionCAM explains nothing where beta_denoised and beta_region are not positive: "
+                "what the maps keep scores no more than the baseline alone. The region map is "
+                "returned; return_details=True tells for which examples"
             )
         L, selected = select(D, R, DR, beta_R, beta_DR)
+        D, R, DR = (M.to(state.layer_tensor.dtype) for M in (D, R, DR))
         return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std)

@@ -3,8 +3,19 @@
 from dataclasses import replace
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, check_flag
+from captum_unioncam.engine import (
+    Attributions,
+    ClassActivationMap,
+    FeatureOptions,
+    Forwards,
+    GradKwargs,
+    Inputs,
+    LayerState,
+    Source,
+    TargetType,
+)
 from captum_unioncam.methods.recipro_cam import windows
 
 
@@ -37,16 +48,23 @@ class LayerViTReciproCAM(ClassActivationMap):
     """
 
     name = "ViT-Recipro-CAM"
+    source = Source("Byun and Lee", 2023, "https://arxiv.org/abs/2310.02588", "authors' code")
+    forwards = Forwards("P suffixes + 9", 9, per_position=1)
     needs_gradients = False
-    perturbs = "features"
 
-    def _check(self, gaussian: bool, keep_class_token: bool) -> None:
-        check_flag("gaussian", gaussian)
-        check_flag("keep_class_token", keep_class_token)
-
-    def _cam(
-        self, state: LayerState, *, gaussian: bool = True, keep_class_token: bool = True
-    ) -> Tensor:
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        gaussian: bool = True,
+        keep_class_token: bool = True,
+        **options: Unpack[FeatureOptions],
+    ) -> Attributions:
         """Compute the map.
 
         Args:
@@ -55,6 +73,9 @@ class LayerViTReciproCAM(ClassActivationMap):
             keep_class_token (bool, optional): keep the tokens that lead the patches; otherwise
                 they are zero. Default: True
         """
+        return self.explain(locals())
+
+    def cam(self, state: LayerState, gaussian: bool, keep_class_token: bool) -> Tensor:
         grid = state.grid
         if grid is None:
             raise ValueError(
