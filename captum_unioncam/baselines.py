@@ -1,11 +1,13 @@
-"""Small pieces that a Captum pipeline needs around a class activation map."""
+"""What hides a picture: what masked-out parts show instead of it, as functions and by name."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from captum.attr import Attribution
+import torch.nn.functional as F
 from torch import Tensor
+
+from captum_unioncam.engine import BaselineType, check_choice
 
 
 def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) -> Tensor:
@@ -50,35 +52,163 @@ def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) ->
     return black.expand(1, *like.shape[1:]).contiguous()
 
 
-def as_explanation_func(attribution: Attribution) -> Callable[..., tuple[Tensor, ...]]:
-    """Wrap a layer attribution for `captum.metrics.sensitivity_max`.
-
-    That metric reads the first explanation as a tuple and, given the bare Tensor that every
-    layer attribution of Captum returns, iterates over its examples: results come out too large
-    or it fails. The wrapper returns a tuple, which it handles correctly.
-
-    Args:
-        attribution (Attribution): any attribution object.
-
-    Returns:
-        *Callable* that takes what ``attribution.attribute`` takes and returns its maps as a
-        tuple.
+def mean_colour(x: Tensor) -> Tensor:
+    """Return the mean of every channel of every example, (N, C, 1, ...), in float32 or better.
 
     Examples::
 
-        >>> from captum.metrics import sensitivity_max
-        >>> from captum_unioncam import LayerUnionCAM
-        >>> net = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
-        ...     torch.nn.Linear(144, 2),
-        ... ).eval()
-        >>> explain = as_explanation_func(LayerUnionCAM(net, net[1]))
-        >>> sensitivity_max(explain, torch.rand(2, 3, 8, 8), target=1).shape
-        torch.Size([2])
+        >>> mean_colour(torch.tensor([[[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]]])).tolist()
+        [[[3.0], [1.0]]]
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+def blurred(x: Tensor, size: int = 51, stdev: float = 50.0) -> Tensor:
+    """Blur inputs (N, C, *spatial) by a Gaussian of `size` pixels, reflected at the borders.
+
+    On inputs of less than half of `size` the Gaussian ends where its reflection would.
+
+    Examples::
+
+        >>> blurred(torch.tensor([[[0.0, 0.0, 9.0, 0.0, 0.0]]]), size=3)
+        tensor([[[0.0000, 2.9998, 3.0004, 2.9998, 0.0000]]])
     """
 
-    def explanation_func(inputs: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        maps = attribution.attribute(inputs, **kwargs)
-        return maps if isinstance(maps, tuple) else (maps,)
+    def kernel(lines: Tensor) -> list[float]:
+        half = min(size // 2, lines.shape[-1] - 1)
+        offsets = torch.arange(-half, half + 1, device=lines.device, dtype=lines.dtype)
+        weights = (-0.5 * (offsets / stdev) ** 2).exp()
+        values: list[float] = (weights / weights.sum()).tolist()
+        return values
 
-    return explanation_func
+    return _smoothed(x, kernel, "reflect")
+
+
+def blurred_as_in_rise(x: Tensor, size: int = 11, stdev: float = 5.0) -> Tensor:
+    """Blur inputs (N, C, *spatial) by RISE's kernel, with zeros beyond the borders.
+
+    Examples::
+
+        >>> blurred_as_in_rise(torch.tensor([[[0.0, 0.0, 9.0, 0.0, 0.0]]]), 3, 1.0)
+        tensor([[[0.0000, 2.6649, 3.6703, 2.6649, 0.0000]]])
+    """
+    return _smoothed(x, lambda _: rise_kernel(size, stdev), "constant")
+
+
+def rise_kernel(size: int, stdev: float) -> list[float]:
+    """Return RISE's blur along one dimension; that of an image is its outer product.
+
+    A Gaussian of SciPy's default reach, four standard deviations to either side, is folded back
+    into `size` pixels wherever it passes their ends.
+
+    Examples::
+
+        >>> [round(weight, 4) for weight in rise_kernel(5, 1.0)]
+        [0.0584, 0.2421, 0.3989, 0.2421, 0.0584]
+    """
+    reach = int(4 * stdev + 0.5)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = (-0.5 * (offsets.double() / stdev) ** 2).exp()
+    places = (size // 2 + offsets) % (2 * size)
+    folded = torch.minimum(places, 2 * size - 1 - places)
+    kernel = torch.zeros(size, dtype=torch.float64).index_add_(0, folded, weights / weights.sum())
+    values: list[float] = kernel.tolist()
+    return values
+
+
+def _smoothed(x: Tensor, kernel: Callable[[Tensor], list[float]], beyond: str) -> Tensor:
+    """Return x smoothed along every spatial dimension, in float32 or better.
+
+    Args:
+        x (Tensor): inputs, (N, C, *spatial).
+        kernel (Callable): takes lines (*, length), returns weights, an odd number of them.
+        beyond (str): what lies beyond the borders, as ``torch.nn.functional.pad`` calls it.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    for dim in range(2, x.dim()):
+        lines = x.movedim(dim, -1)
+        length = lines.shape[-1]
+        weights = kernel(lines)
+        half = len(weights) // 2
+        padded = F.pad(lines.reshape(-1, 1, length), (half, half), mode=beyond)
+        # Shifted sums rather than a convolution keep the precision under a caller's autocast.
+        smooth = torch.zeros_like(padded[..., :length])
+        for shift, weight in enumerate(weights):
+            smooth += weight * padded[..., shift : shift + length]
+        x = smooth.reshape(lines.shape).movedim(-1, dim)
+    return x
+
+
+def of_each_input(made: Callable[[Tensor], Tensor], inputs: Any) -> BaselineType:
+    """Make a baseline of every input that is a picture, a signal or a volume; 0 for all others.
+
+    Args:
+        made (Callable): takes one input (N, C, *spatial), returns its baseline.
+        inputs (Tensor or tuple[Tensor, ...]): inputs, unchecked; nothing is raised for wrong ones.
+
+    Returns:
+        *Tensor*, number, or a tuple of them if `inputs` is a tuple.
+    """
+    if isinstance(inputs, tuple):
+        return tuple(of_each_input(made, x) for x in inputs)
+    has_pixels = (
+        isinstance(inputs, Tensor)
+        and inputs.is_floating_point()
+        and 3 <= inputs.dim() <= 5
+        and inputs.numel() > 0
+        and bool(inputs.isfinite().all())
+    )
+    return made(inputs.detach()) if has_pixels else 0
+
+
+class Baseline(NamedTuple):
+    """A kind of what hides a picture.
+
+    Attributes:
+        about (str): what it is, for tables and help.
+        function (Callable): called as ``function(inputs, black)``, with inputs as the network
+            takes them and the black picture as it sees it; returns one baseline per input.
+    """
+
+    about: str
+    function: Callable[[Any, BaselineType], BaselineType]
+
+
+BASELINES: dict[str, Baseline] = {
+    "black": Baseline("a black picture", lambda _, black: black),
+    "mean": Baseline(
+        "each picture's mean colour", lambda inputs, _: of_each_input(mean_colour, inputs)
+    ),
+    "blur": Baseline(
+        "each picture blurred over 51 pixels", lambda inputs, _: of_each_input(blurred, inputs)
+    ),
+}
+
+
+def named_baseline(name: str, inputs: Any, black: BaselineType) -> BaselineType:
+    """Return a baseline by the name of its kind, for any Captum method and any metric.
+
+    Args:
+        name (str): one of :data:`BASELINES`: "black", "mean" or "blur".
+        inputs (Tensor or tuple[Tensor, ...]): inputs as the network takes them.
+        black (scalar, Tensor or tuple): the black picture as the network sees it, such as
+            :func:`black_baseline` returns.
+
+    Returns:
+        *scalar*, *Tensor* or *tuple* that broadcasts to the inputs; 0 for an input of "mean" and
+        "blur" that has no pixels.
+
+    Raises:
+        ValueError: if there is no such kind, naming the closest one.
+
+    Examples::
+
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> named_baseline("mean", images, black=0).shape
+        torch.Size([2, 3, 1, 1])
+        >>> named_baseline("blur", images, black=0).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    check_choice("baseline", name, tuple(BASELINES))
+    return BASELINES[name].function(inputs, black)

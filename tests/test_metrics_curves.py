@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from captum_unioncam.metrics.curves import deletion, insertion, rise_kernel
+from captum_unioncam.baselines import rise_kernel
+from captum_unioncam.metrics.curves import deletion, insertion
 from captum_unioncam.metrics.faithfulness import average_drop
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
 from tests.networks import TwoInputs, images, of_rank, seeded, vgg_like

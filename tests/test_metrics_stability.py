@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from captum_unioncam import LayerScoreCAM, LayerUnionCAM, LayerXGradCAM
+from captum_unioncam.metrics.branch_flips import branch_flip_rate
 from captum_unioncam.metrics.similarity import mean_ranks, similarities
-from captum_unioncam.metrics.stability import branch_flip_rate, parameter_randomisation
+from captum_unioncam.metrics.stability import parameter_randomisation
 from tests.networks import vgg_like
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")

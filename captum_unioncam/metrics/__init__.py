@@ -1,6 +1,7 @@
 """Metrics of class activation maps: what they keep, where they point, whether they are stable."""
 
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
+from captum_unioncam.metrics.branch_flips import branch_flip_rate
 from captum_unioncam.metrics.curves import deletion, insertion
 from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
 from captum_unioncam.metrics.localization import (
@@ -14,7 +15,7 @@ from captum_unioncam.metrics.mosaic import grid_pointing_game, make_mosaics
 from captum_unioncam.metrics.protocols import PROTOCOLS, Protocol, protocol_arguments
 from captum_unioncam.metrics.registry import METRICS, Metric
 from captum_unioncam.metrics.remove_and_debias import road
-from captum_unioncam.metrics.stability import branch_flip_rate, parameter_randomisation
+from captum_unioncam.metrics.stability import parameter_randomisation
 
 __all__ = [
     "METRICS",

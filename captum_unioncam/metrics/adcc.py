@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import BaselineType, Score, TargetType
-from captum_unioncam.engine.maps import extrema
 from captum_unioncam.metrics.common import Evaluation, evaluation, prepared_maps
 from captum_unioncam.metrics.faithfulness import (
     check_probabilities,
@@ -15,22 +14,16 @@ from captum_unioncam.metrics.faithfulness import (
     percent_drop,
     refuse_logits,
 )
+from captum_unioncam.metrics.options import EvaluationOptions, Forward, Inputs, Maps, metric
+from captum_unioncam.metrics.similarity import correlation
 
 
+@metric
 def coherency(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    explanation_func: Callable[..., Tensor | tuple[Tensor, ...]],
-    explanation_kwargs: Mapping[str, Any] | None = None,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-) -> Tensor:
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *,
+    explanation_func: Callable[..., Maps], explanation_kwargs: Mapping[str, Any] | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
     r"""Coherency: whether what a map shows is explained by the same map.
 
     .. math::
@@ -42,47 +35,17 @@ def coherency(
 
     Protocol: soft mask. The authors' code gives 0 only where a map holds NaN.
 
+    No score is measured: options of scores are there so that every metric takes the same, and
+    all examples are explained in one call.
+
     Cost: one forward per example, which checks the arguments, and one explanation.
 
     Source: Poppi, Cornia, Baraldi, Cucchiara: Revisiting The Evaluation of Class Activation
     Mapping for Explainability: A Novel Metric and Experimental Analysis. CVPR Workshops, 2021.
     https://arxiv.org/abs/2104.10252
 
-    Args:
-        forward_func (Callable or torch.nn.Module): the model, or any function of it that returns
-            one row of scores per example.
-        inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples, N. Floating
-            point inputs of the first one's rank are masked, the others pass.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), from any attribution.
-            Channels are summed; maps are resized linearly to the input and min-max scaled there.
-            Flat maps are clipped to [0, 1] as they are.
-        explanation_func (Callable): what made the maps, such as the `attribute` method of any
-            attribution. It is called with the masked inputs, in a tuple if `inputs` is one, and
-            with `target` and `additional_forward_args` as keywords if they are given. It must
-            return maps of N examples, a Tensor or a tuple of one. The model is in evaluation mode
-            and gradients are on.
-        explanation_kwargs (Mapping[str, Any], optional): further keywords of `explanation_func`,
-            those with which the maps were made. In particular `baselines` here is what the
-            explanation takes, while the metric's own says what masked-out parts show.
-            Default: None
-        target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
-            method. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry per
-            input: a number, or a tensor that broadcasts to the input. For a black image under
-            mean and standard deviation use ``black_baseline``. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): accepted, so that every metric takes the same arguments;
-            no score is measured. Default: "probability"
-        perturbations_per_eval (int, optional): accepted likewise; all examples are explained in
-            one call. Default: None
-        show_progress (bool, optional): accepted likewise. Default: False
-
     Returns:
         *Tensor* of coherencies, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
 
     Examples::
 
@@ -98,61 +61,29 @@ def coherency(
         torch.Size([2])
     """
     _check_explanation(explanation_func, explanation_kwargs)
-    with evaluation(
-        "coherency", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
-        explained = _masked_explanation(
-            evaluated, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
-        )
+    with evaluation("coherency", forward_func, inputs, attributions, **options) as evaluated:
+        explained = _explained(evaluated, inputs, explanation_func, explanation_kwargs, options)
         return correlation_share(evaluated.maps, explained)
 
 
+@metric
 def complexity(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-) -> Tensor:
+    forward_func: Forward, inputs: Inputs, attributions: Maps,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
     r"""Complexity: how much of the input a map shows.
 
     .. math:: Com = \mathrm{mean}_{ij}\, M_{ij}
 
     with M the map in [0, 1] at the input's size, so that a map of ones has complexity 1. From 0 to
-    1, lower is better.
+    1, lower is better. No score is measured, as in :func:`coherency`.
 
     Cost: one forward per example, which checks the arguments.
 
-    Source: Poppi, Cornia, Baraldi, Cucchiara: Revisiting The Evaluation of Class Activation
-    Mapping for Explainability: A Novel Metric and Experimental Analysis. CVPR Workshops, 2021.
-    https://arxiv.org/abs/2104.10252
-
-    Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`coherency`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`coherency`; they give the size.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`coherency`.
-        target (int, tuple, Tensor or list, optional): accepted, so that every metric takes the same
-            arguments, and checked like the following ones; no score is measured. Default: None
-        baselines (scalar, Tensor or tuple, optional): accepted likewise. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): accepted likewise. Default: "probability"
-        perturbations_per_eval (int, optional): accepted likewise. Default: None
-        show_progress (bool, optional): accepted likewise. Default: False
+    Source: that of :func:`coherency`.
 
     Returns:
         *Tensor* of complexities, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
 
     Examples::
 
@@ -161,28 +92,16 @@ def complexity(
         >>> complexity(forward, torch.ones(1, 1, 2, 2), attr)
         tensor([0.3750])
     """
-    with evaluation(
-        "complexity", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
+    with evaluation("complexity", forward_func, inputs, attributions, **options) as evaluated:
         return shown_share(evaluated.maps)
 
 
+@metric
 def adcc(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    explanation_func: Callable[..., Tensor | tuple[Tensor, ...]],
-    explanation_kwargs: Mapping[str, Any] | None = None,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-) -> Tensor:
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *,
+    explanation_func: Callable[..., Maps], explanation_kwargs: Mapping[str, Any] | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
     r"""ADCC: average drop, coherency and complexity in one number that trivial maps cannot win.
 
     .. math::
@@ -198,60 +117,28 @@ def adcc(
 
     Cost: three forwards per example and one explanation.
 
-    Source: Poppi, Cornia, Baraldi, Cucchiara: Revisiting The Evaluation of Class Activation
-    Mapping for Explainability: A Novel Metric and Experimental Analysis. CVPR Workshops, 2021.
-    https://arxiv.org/abs/2104.10252
+    Source: that of :func:`coherency`.
 
     Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`coherency`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`coherency`.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`coherency`.
-        explanation_func (Callable): what made the maps, called on the masked inputs as in
-            :func:`coherency`.
-        explanation_kwargs (Mapping[str, Any], optional): further keywords of `explanation_func`.
-            Default: None
-        target (int, tuple, Tensor or list, optional): output to explain. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
         score (str or Callable, optional): f_c: "probability", or a function of the raw output
-            with values in [0, 1]. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Default: None
-        show_progress (bool, optional): show progress bars on stderr. Default: False
+            with values in [0, 1]; others raise ValueError. Default: "probability"
 
     Returns:
         *Tensor* of ADCC, (N,), detached, in float32 or better.
 
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, values are not finite, or
-            scores are no probabilities.
-
     Examples::
 
-        >>> from captum_unioncam import LayerUnionCAM
-        >>> _ = torch.manual_seed(0)
-        >>> net = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
-        ...     torch.nn.Linear(144, 2),
-        ... ).eval()
-        >>> cam, x = LayerUnionCAM(net, net[1]), torch.rand(2, 3, 8, 8)
-        >>> adcc(net, x, torch.ones(2, 1, 6, 6), explanation_func=cam.attribute, target=1)
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> forward = lambda x: x.mean((1, 2, 3))
+        >>> adcc(forward, x, torch.ones(2, 1, 6, 6), explanation_func=lambda x: x)
         tensor([0., 0.])
     """
     _check_explanation(explanation_func, explanation_kwargs)
-    refuse_logits("adcc", score)
-    with evaluation(
-        "adcc", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
+    refuse_logits("adcc", options)
+    with evaluation("adcc", forward_func, inputs, attributions, **options) as evaluated:
         clean, masked = clean_and_masked_scores(evaluated)
         check_probabilities("adcc", clean, masked)
-        explained = _masked_explanation(
-            evaluated, inputs, explanation_func, explanation_kwargs, target, additional_forward_args
-        )
+        explained = _explained(evaluated, inputs, explanation_func, explanation_kwargs, options)
         return harmonic_mean(
             correlation_share(evaluated.maps, explained).to(clean),
             1 - shown_share(evaluated.maps).to(clean),
@@ -268,18 +155,8 @@ def correlation_share(first: Tensor, second: Tensor) -> Tensor:
         >>> correlation_share(M.repeat(3, 1, 1), torch.cat([M, 1 - M, 0 * M]))
         tensor([1., 0., 0.])
     """
-    second = second.to(first)
-    a, b = ((maps.flatten(1) - maps.flatten(1).mean(1, keepdim=True)) for maps in (first, second))
-    norms = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    flat = _is_flat(first) | _is_flat(second)
-    r = ((a * b).sum(1) / norms.where(~flat, 1)).clamp(-1, 1)
-    return torch.where(flat, 0, (1 + r) / 2)
-
-
-def _is_flat(maps: Tensor) -> Tensor:
-    # By extrema: a flat map's values may differ from their mean by rounding.
-    low, high = extrema(maps)
-    return (low == high).flatten()
+    r = correlation(first, second.to(first.device))
+    return torch.where(r.isnan(), 0, (1 + r) / 2).to(first)
 
 
 def shown_share(maps: Tensor) -> Tensor:
@@ -314,17 +191,16 @@ def _check_explanation(explanation_func: Any, explanation_kwargs: Any) -> None:
         )
 
 
-def _masked_explanation(
+def _explained(
     evaluated: Evaluation,
-    inputs: Tensor | tuple[Tensor, ...],
-    explanation_func: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Inputs,
+    explanation_func: Callable[..., Maps],
     explanation_kwargs: Mapping[str, Any] | None,
-    target: TargetType,
-    additional_forward_args: Any,
+    options: EvaluationOptions,
 ) -> Tensor:
     """Explain the masked inputs as the user explained the clean ones; maps as `prepared_maps`."""
     masked = evaluated.masked_inputs()
-    given = {"target": target, "additional_forward_args": additional_forward_args}
+    given = {name: options.get(name) for name in ("target", "additional_forward_args")}
     with torch.enable_grad():
         explained = explanation_func(
             masked if isinstance(inputs, tuple) else masked[0],

@@ -9,6 +9,7 @@ from torch import Tensor
 from captum_unioncam.engine import resize
 from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.metrics.common import prepared_maps
+from captum_unioncam.metrics.options import Maps, ObjectOptions
 
 # Boxes that were scaled with their picture may end this far outside by rounding.
 SLACK = 0.5
@@ -29,9 +30,7 @@ def image_size(inputs: Any) -> tuple[int, int, int]:
     return len(image), image.shape[2], image.shape[3]
 
 
-def energy_maps(
-    attributions: Tensor | tuple[Tensor, ...], num_examples: int, size: tuple[int, ...]
-) -> Tensor:
+def energy_maps(attributions: Maps, num_examples: int, size: tuple[int, ...]) -> Tensor:
     """Return the positive part of attributions, summed over channels and resized linearly.
 
     Arguments and errors are those of `prepared_maps`. The maps are not min-max scaled, which
@@ -107,13 +106,12 @@ def pixels_of(boxes: list[Tensor], size: tuple[int, int, int]) -> Tensor:
 
 
 def object_pixels(
-    boxes: Any, masks: Any, size: tuple[int, int, int], *, may_be_empty: bool = False
+    objects: ObjectOptions, size: tuple[int, int, int], *, may_be_empty: bool = False
 ) -> Tensor:
     """Return the pixels of the objects in each image, (N, H, W) bool, on the CPU.
 
     Args:
-        boxes (Sequence, optional): see `parse_boxes`.
-        masks (Tensor, optional): (N, H, W) bool; exactly one of both must be given.
+        objects (ObjectOptions): boxes as in `parse_boxes`, or masks (N, H, W) bool.
         size (tuple[int, int, int]): number, height and width of the images.
         may_be_empty (bool, optional): whether an example may be without objects.
             Default: False
@@ -122,6 +120,7 @@ def object_pixels(
         TypeError: if neither or both are given, or one is of the wrong kind.
         ValueError: if a shape does not fit, or an example has no pixel.
     """
+    boxes, masks = objects.get("boxes"), objects.get("masks")
     if (boxes is None) == (masks is None):
         given = "neither" if boxes is None else "both"
         raise TypeError(f"give the objects as boxes or as masks, got {given}")

@@ -3,25 +3,21 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    BaselineType,
     MaskScorer,
     Request,
-    Score,
-    TargetType,
     check_finite,
     check_flag,
     checked_request,
     measure_inputs,
 )
 from captum_unioncam.engine.maps import extrema, min_max, resize
-
-COMMON_ARGS = ("target", "baselines", "additional_forward_args", "score", "perturbations_per_eval")
+from captum_unioncam.metrics.options import DEFAULTS, EvaluationOptions, Forward, Inputs, Maps
 
 
 @dataclass(frozen=True)
@@ -111,16 +107,10 @@ class Evaluation:
 @contextmanager
 def evaluation(
     name: str,
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
+    forward_func: Forward,
+    inputs: Inputs,
+    attributions: Maps,
+    **options: Unpack[EvaluationOptions],
 ) -> Iterator[Evaluation]:
     """Check a metric's arguments, run the clean inputs once and yield what scores changed ones.
 
@@ -131,16 +121,17 @@ def evaluation(
         ValueError: if an argument is out of range or of the wrong shape, or values are not
             finite.
     """
+    show_progress = options.get("show_progress", False)
     check_flag("show_progress", show_progress)
     request = checked_request(
         forward_func,
         None,
         inputs,
-        target,
-        additional_forward_args,
-        baselines=baselines,
-        score=score,
-        perturbations_per_eval=perturbations_per_eval,
+        options.get("target"),
+        options.get("additional_forward_args"),
+        baselines=options.get("baselines"),
+        score=options.get("score", DEFAULTS["score"]),
+        perturbations_per_eval=options.get("perturbations_per_eval"),
         description=name if show_progress else None,
     )
     with measure_inputs(request) as scorer:
@@ -149,7 +140,7 @@ def evaluation(
 
 
 def prepared_maps(
-    attributions: Tensor | tuple[Tensor, ...],
+    attributions: Maps,
     num_examples: int,
     size: tuple[int, ...],
     name: str = "attributions",

@@ -6,37 +6,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import (
-    BaselineType,
-    MaskScorer,
-    Score,
-    TargetType,
-    check_flag,
-    check_number,
-)
+from captum_unioncam.baselines import blurred_as_in_rise
+from captum_unioncam.engine import BaselineType, MaskScorer, check_flag, check_number
 from captum_unioncam.metrics.common import Evaluation, evaluation, pixel_ranks
+from captum_unioncam.metrics.options import EvaluationOptions, Forward, Inputs, Maps, metric
 
 # RISE changes 8 x 224 of 224 x 224 pixels at a time.
 RISE_STEPS = 28
 
 
+@metric
 def deletion(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-    step: int | None = None,
-    return_curve: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *, step: int | None = None,
+    return_curve: bool = False, **options: Unpack[EvaluationOptions],
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     r"""Deletion: the area under the score as pixels vanish, the map's largest first.
 
     .. math::
@@ -61,38 +47,9 @@ def deletion(
     Source: Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box
     Models. BMVC, 2018. https://arxiv.org/abs/1806.07421
 
-    Args:
-        forward_func (Callable or torch.nn.Module): the model, or any function of it that returns
-            one row of scores per example.
-        inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples, N. Floating
-            point inputs of the first one's rank change, the others pass; those of another size
-            follow the first one's pixels, resized linearly.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), from any attribution.
-            Channels are summed; maps are resized linearly to the input.
-        target (int, tuple, Tensor or list, optional): output to measure, as in every Captum
-            method. Default: None
-        baselines (scalar, Tensor or tuple, optional): what deleted pixels show, one entry per
-            input: a number, or a tensor that broadcasts to the input. For a black image under mean
-            and standard deviation use ``black_baseline``. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Tensors whose
-            first dimension is N follow their example, the rest is passed as it is. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the raw
-            output that returns a tensor of its shape or one score per row.
-            Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Does not change the result. Default: None
-        show_progress (bool, optional): show a progress bar on stderr. Default: False
-        step (int, optional): pixels per step. None takes a 28th of them, rounded up: the 8 x 224
-            of RISE's evaluation on 224 x 224 pixels. Default: None
-        return_curve (bool, optional): also return the scores. Default: False
-
     Returns:
         *Tensor* of areas, (N,), or a tuple (**areas**, **scores**) with ``return_curve=True``,
         the scores s_0 to s_T being (N, T + 1). Detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
 
     Examples::
 
@@ -103,42 +60,23 @@ def deletion(
         (tensor([3.7500]), tensor([[10.,  6.,  3.,  1.,  0.]]))
     """
     _check_curve(step, return_curve)
-    with evaluation(
-        "deletion", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
+    with evaluation("deletion", forward_func, inputs, attributions, **options) as evaluated:
         scores = _curve(evaluated, step, torch.ge)
         areas = _area(scores)
     return (areas, scores) if return_curve else areas
 
 
+@metric
 def insertion(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-    step: int | None = None,
-    blur_size: int = 11,
-    blur_stdev: float = 5.0,
-    start: BaselineType = None,
-    return_curve: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *, step: int | None = None,
+    blur_size: int = 11, blur_stdev: float = 5.0, start: BaselineType = None,
+    return_curve: bool = False, **options: Unpack[EvaluationOptions],
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     r"""Insertion: the area under the score as pixels appear, the map's largest first.
 
-    .. math::
-        \frac{1}{T} \sum_{t=1}^{T} \frac{s_{t-1} + s_t}{2}, \qquad
-        s_t = f_c\big(\text{the first } t \cdot step \text{ pixels show } I_0\text{, the others }
-        G * I_0\big)
-
-    with T = ceil(pixels / step), f_c the softmax probability and G a Gaussian blur. With
-    probabilities from 0 to 1, higher is better.
+    As :func:`deletion`, but with
+    :math:`s_t = f_c(\text{the first } t \cdot step \text{ pixels show } I_0\text{, the others }
+    G * I_0)`, G being a Gaussian blur. With probabilities from 0 to 1, higher is better.
 
     Protocol: RISE's, as in :func:`deletion`, with the same tie rule. The blur is theirs too: its
     kernel is SciPy's Gaussian filter applied to a single point in a window of 11 pixels. SciPy
@@ -147,38 +85,18 @@ def insertion(
 
     Cost: T + 2 forwards per example.
 
-    Source: Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box
-    Models. BMVC, 2018. https://arxiv.org/abs/1806.07421
+    Source: that of :func:`deletion`.
 
     Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`deletion`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`deletion`.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`deletion`.
-        target (int, tuple, Tensor or list, optional): output to measure. Default: None
         baselines (scalar, Tensor or tuple, optional): accepted, so that every metric takes the same
             arguments, and not used; see `start`. Default: None
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the raw
-            output. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Does not change the result. Default: None
-        show_progress (bool, optional): show a progress bar on stderr. Default: False
-        step (int, optional): pixels per step; None takes a 28th of them, rounded up, as in
-            :func:`deletion`. Default: None
         blur_size (int, optional): pixels of the blur along each dimension, odd. Default: 11
         blur_stdev (float, optional): standard deviation of the blur in pixels. Default: 5.0
         start (scalar, Tensor or tuple, optional): what pixels show before they are inserted, given
             like baselines, in place of the blurred input. Default: None
-        return_curve (bool, optional): also return the scores. Default: False
 
     Returns:
-        *Tensor* of areas, (N,), or a tuple (**areas**, **scores**) with ``return_curve=True``,
-        the scores s_0 to s_T being (N, T + 1). Detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
+        *Tensor* of areas, or a tuple with ``return_curve=True``, as in :func:`deletion`.
 
     Examples::
 
@@ -193,11 +111,8 @@ def insertion(
     if blur_size % 2 == 0:
         raise ValueError(f"blur_size must be odd, to have a middle, got {blur_size}")
     check_number("blur_stdev", blur_stdev, above=0)
-    with evaluation(
-        "insertion", forward_func, inputs, attributions, target=target, baselines=start,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
+    options["baselines"] = start
+    with evaluation("insertion", forward_func, inputs, attributions, **options) as evaluated:
         if start is None:
             evaluated = _from_blurred(evaluated, blur_size, blur_stdev)
         scores = _curve(evaluated, step, torch.lt)
@@ -218,9 +133,8 @@ def _curve(
 
     Args:
         evaluated (Evaluation): what to score.
-        step (int, optional): pixels per step.
         shows_input (Callable): compares the places of pixels in the map's order with how many
-            have changed, and says which of them show the input.
+            have changed, and returns which of them show the input.
     """
     ranks = pixel_ranks(evaluated.maps)
     pixels = ranks.shape[1]
@@ -251,44 +165,7 @@ def _from_blurred(evaluated: Evaluation, size: int, stdev: float) -> Evaluation:
     """Return the evaluation with blurred inputs as what masked-out parts show."""
     old = evaluated.scorer
     starts = tuple(
-        _blurred(x, size, stdev) if is_masked else 0
+        blurred_as_in_rise(x, size, stdev) if is_masked else 0
         for x, is_masked in zip(evaluated.request.inputs, old.masked, strict=True)
     )
     return replace(evaluated, scorer=MaskScorer(evaluated.request, old.masked, starts, old.target))
-
-
-def _blurred(x: Tensor, size: int, stdev: float) -> Tensor:
-    """Blur inputs (N, C, *spatial) by RISE's Gaussian, with zeros beyond the borders."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    weights = rise_kernel(size, stdev)
-    for dim in range(2, x.dim()):
-        lines = x.movedim(dim, -1)
-        length = lines.shape[-1]
-        padded = F.pad(lines, (size // 2, size // 2))
-        # Shifted sums rather than a convolution keep the precision under a caller's autocast.
-        blurred = torch.zeros_like(lines)
-        for shift, weight in enumerate(weights):
-            blurred += weight * padded[..., shift : shift + length]
-        x = blurred.movedim(-1, dim)
-    return x
-
-
-def rise_kernel(size: int, stdev: float) -> list[float]:
-    """Return RISE's blur along one dimension; that of an image is its outer product.
-
-    A Gaussian of SciPy's default reach, four standard deviations to either side, is folded back
-    into `size` pixels wherever it passes their ends.
-
-    Examples::
-
-        >>> [round(weight, 4) for weight in rise_kernel(5, 1.0)]
-        [0.0584, 0.2421, 0.3989, 0.2421, 0.0584]
-    """
-    reach = int(4 * stdev + 0.5)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = (-0.5 * (offsets.double() / stdev) ** 2).exp()
-    places = (size // 2 + offsets) % (2 * size)
-    folded = torch.minimum(places, 2 * size - 1 - places)
-    kernel = torch.zeros(size, dtype=torch.float64).index_add_(0, folded, weights / weights.sum())
-    values: list[float] = kernel.tolist()
-    return values

@@ -1,252 +1,23 @@
 """Beta, average drop, increase and gain: the score when only the map's part is shown."""
 
 import numbers
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from captum_unioncam.engine import BaselineType, Score, TargetType
 from captum_unioncam.metrics.common import Evaluation, evaluation, pixel_ranks
+from captum_unioncam.metrics.options import EvaluationOptions, Forward, Inputs, Maps, metric
 
 USE_PROBABILITIES = "use score='probability', or for a network of one output score=torch.sigmoid"
 
 
-def average_drop(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-    keep: float | None = None,
-) -> Tensor:
-    r"""Average drop: how much of the score is lost when only the map's part is shown.
-
-    .. math::
-        AD = 100 \cdot \frac{\max(0, Y - O)}{Y}, \qquad
-        Y = f_c(I_0), \qquad O = f_c(I_b + M \odot (I_0 - I_b))
-
-    with M the map in [0, 1] at the input's size, f_c the softmax probability and :math:`I_b` the
-    baseline. 0 where Y is 0. In percent from 0 to 100, lower is better; the published number is
-    the mean over images.
-
-    Protocol: by default M masks softly, as published; `keep` shows a share of the pixels as they
-    are instead, as Score-CAM's authors do. Numbers of the two, or of different baselines, do not
-    compare: see :data:`captum_unioncam.metrics.protocols.PROTOCOLS`.
-
-    Y is computed like O, by masking with ones in the same chunks, so that a map of ones drops
-    exactly nothing on any network. A map that shows everything is optimal, which ``adcc`` mends.
-
-    Cost: three forwards per example.
-
-    Source: Chattopadhay, Sarkar, Howlader, Balasubramanian: Grad-CAM++: Generalized Gradient-based
-    Visual Explanations for Deep Convolutional Networks. WACV, 2018.
-    https://arxiv.org/abs/1710.11063
-
-    Args:
-        forward_func (Callable or torch.nn.Module): the model, or any function of it that returns
-            one row of scores per example.
-        inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples, N. Floating
-            point inputs of the first one's rank are masked, the others pass.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), from any attribution.
-            Channels are summed; maps are resized linearly to the input and min-max scaled there.
-            Flat maps are clipped to [0, 1] as they are.
-        target (int, tuple, Tensor or list, optional): output to measure, as in every Captum
-            method. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry per
-            input: a number, or a tensor that broadcasts to the input. For a black image under
-            mean and standard deviation use ``black_baseline``. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Tensors whose
-            first dimension is N follow their example, the rest is passed as it is. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the raw
-            output that returns a tensor of its shape or one score per row. With logits a masked
-            score below zero gives more than 100. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Default: None
-        show_progress (bool, optional): show progress bars on stderr. Default: False
-        keep (float, optional): show this share of the pixels, in (0, 1), as they are, and the
-            baseline elsewhere: the round(keep * pixels) largest values of the map, of equal
-            values the first in scan order. None masks softly. Further inputs of another size
-            follow the first one's mask resized linearly. Default: None
-
-    Returns:
-        *Tensor* of drops in percent, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, values are not finite, or
-            a clean score is negative.
-
-    Examples::
-
-        >>> forward = lambda x: x.flatten(1).sum(1)
-        >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> # Only the pixels of value 2 and 4 are shown: 6 remain of 10.
-        >>> attr = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
-        >>> average_drop(forward, x, attr)
-        tensor([40.])
-    """
-    _check_keep(keep)
-    with evaluation(
-        "average drop", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
-        return percent_drop(*clean_and_masked_scores(evaluated, keep))
-
-
-def average_increase(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-    keep: float | None = None,
-) -> Tensor:
-    r"""Average increase: whether the score rises when only the map's part is shown.
-
-    .. math:: AI = 100 \cdot 1[O > Y]
-
-    with Y the clean and O the masked score, measured as in :func:`average_drop`. Each example
-    gives 0 or 100 percent, higher is better; the published number, also called increase in
-    confidence, is the mean over images. The inequality is strict and Y and O take the same path
-    through the network, so that a map of ones increases nothing.
-
-    Protocol, cost and source: those of :func:`average_drop`.
-
-    Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`average_drop`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`average_drop`.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`average_drop`.
-        target (int, tuple, Tensor or list, optional): output to measure. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the raw
-            output. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Default: None
-        show_progress (bool, optional): show progress bars on stderr. Default: False
-        keep (float, optional): show this share of the pixels, in (0, 1), as they are instead of
-            masking softly, as in :func:`average_drop`. Default: None
-
-    Returns:
-        *Tensor* of 0 or 100 percent, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
-
-    Examples::
-
-        >>> forward = lambda x: x.flatten(1).sum(1)
-        >>> x = torch.tensor([[[[1.0, 2.0], [-3.0, 4.0]]]])
-        >>> # The pixel of value -3 is hidden: 7 instead of 4.
-        >>> attr = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])
-        >>> average_increase(forward, x, attr)
-        tensor([100.])
-    """
-    _check_keep(keep)
-    with evaluation(
-        "average increase", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
-        return percent_increase(*clean_and_masked_scores(evaluated, keep))
-
-
-def average_gain(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-    keep: float | None = None,
-) -> Tensor:
-    r"""Average gain: how much of the missing score is won when only the map's part is shown.
-
-    .. math:: AG = 100 \cdot \frac{\max(0, O - Y)}{1 - Y}
-
-    with Y the clean and O the masked probability, measured as in :func:`average_drop`. 0 where Y
-    is 1. In percent from 0 to 100, higher is better; the published number is the mean over
-    images.
-
-    Protocol and cost: those of :func:`average_drop`.
-
-    Source: Zhang, Torres, Sicre, Avrithis, Ayache: Opti-CAM: Optimizing saliency maps for
-    interpretability. 2023. https://arxiv.org/abs/2301.07002
-
-    Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`average_drop`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`average_drop`.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`average_drop`.
-        target (int, tuple, Tensor or list, optional): output to measure. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): f_c: "probability", or a function of the raw output
-            with values in [0, 1]. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Default: None
-        show_progress (bool, optional): show progress bars on stderr. Default: False
-        keep (float, optional): show this share of the pixels, in (0, 1), as they are instead of
-            masking softly, as in :func:`average_drop`. Default: None
-
-    Returns:
-        *Tensor* of gains in percent, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, values are not finite, or
-            scores are no probabilities.
-
-    Examples::
-
-        >>> forward = lambda x: x.flatten(1).sum(1)
-        >>> x = torch.tensor([[[[0.5, 0.25], [-0.25, 0.0]]]])
-        >>> # The pixel of value -0.25 is hidden: 0.75 instead of 0.5, half of what is missing.
-        >>> attr = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])
-        >>> average_gain(forward, x, attr)
-        tensor([50.])
-    """
-    _check_keep(keep)
-    refuse_logits("average_gain", score)
-    with evaluation(
-        "average gain", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
-        return percent_gain(*clean_and_masked_scores(evaluated, keep))
-
-
+@metric
 def beta(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    baselines: BaselineType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-) -> Tensor:
+    forward_func: Forward, inputs: Inputs, attributions: Maps,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
     r"""Beta: how much of the score the map's part alone wins over the baseline.
 
     .. math:: \beta = f_c(I_b + M \odot (I_0 - I_b)) - f_c(I_b)
@@ -266,26 +37,8 @@ def beta(
     weighted fusion, and selective high-quality class activation mapping. Frontiers in
     Neurorobotics, 2024. https://doi.org/10.3389/fnbot.2024.1490198, Eqs. 4, 5 and 7.
 
-    Args:
-        forward_func (Callable or torch.nn.Module): as in :func:`average_drop`.
-        inputs (Tensor or tuple[Tensor, ...]): as in :func:`average_drop`.
-        attributions (Tensor): maps of shape (N, C, *any spatial size), prepared as in
-            :func:`average_drop`.
-        target (int, tuple, Tensor or list, optional): output to measure. Default: None
-        baselines (scalar, Tensor or tuple, optional): what masked-out parts show. Default: 0
-        additional_forward_args (Any, optional): further arguments of forward_func. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the raw
-            output. Default: "probability"
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
-            fits the rows to the device. Default: None
-        show_progress (bool, optional): show progress bars on stderr. Default: False
-
     Returns:
         *Tensor* of betas, (N,), detached, in float32 or better.
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not finite.
 
     Examples::
 
@@ -296,34 +49,54 @@ def beta(
         >>> beta(forward, x, attr)
         tensor([6.])
     """
-    with evaluation(
-        "beta", forward_func, inputs, attributions, target=target, baselines=baselines,
-        additional_forward_args=additional_forward_args, score=score,
-        perturbations_per_eval=perturbations_per_eval, show_progress=show_progress,
-    ) as evaluated:  # fmt: skip
+    with evaluation("beta", forward_func, inputs, attributions, **options) as evaluated:
         masks = evaluated.maps
         blank, masked = evaluated.scores_under(torch.zeros_like(masks), masks)
         return masked - blank
 
 
-def clean_and_masked_scores(
-    evaluated: Evaluation, keep: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Measure what average drop, increase and gain are made of, both through the same path.
+@metric
+def average_drop(
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *, keep: float | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
+    r"""Average drop: how much of the score is lost when only the map's part is shown.
 
-    Args:
-        evaluated (Evaluation): what :func:`captum_unioncam.metrics.common.evaluation` yields.
-        keep (float, optional): share of pixels shown; None masks softly. Default: None
+    .. math::
+        AD = 100 \cdot \frac{\max(0, Y - O)}{Y}, \qquad
+        Y = f_c(I_0), \qquad O = f_c(I_b + M \odot (I_0 - I_b))
+
+    with M the map in [0, 1] at the input's size, f_c the softmax probability and :math:`I_b` the
+    baseline. 0 where Y is 0; ValueError where it is negative. In percent from 0 to 100, lower is
+    better; the published number is the mean over images.
+
+    Protocol: by default M masks softly, as published; `keep` shows a share of the pixels as they
+    are instead, as Score-CAM's authors do. Numbers of the two, or of different baselines, do not
+    compare: see :data:`captum_unioncam.metrics.protocols.PROTOCOLS`.
+
+    Y is computed like O, by masking with ones in the same chunks, so that a map of ones drops
+    exactly nothing on any network. A map that shows everything is optimal, which ``adcc`` mends.
+    With logits a masked score below zero gives more than 100.
+
+    Cost: three forwards per example.
+
+    Source: Chattopadhay, Sarkar, Howlader, Balasubramanian: Grad-CAM++: Generalized Gradient-based
+    Visual Explanations for Deep Convolutional Networks. WACV, 2018.
+    https://arxiv.org/abs/1710.11063
 
     Returns:
-        *tuple* (Y, O) of the clean and the masked scores, both (N,).
+        *Tensor* of drops in percent, (N,), detached, in float32 or better.
 
-    Raises:
-        ValueError: if a score is not finite, or `keep` selects no pixel or all of them.
+    Examples::
+
+        >>> forward = lambda x: x.flatten(1).sum(1)
+        >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> # Only the pixels of value 2 and 4 are shown: 6 remain of 10.
+        >>> attr = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+        >>> average_drop(forward, x, attr)
+        tensor([40.])
     """
-    masks = evaluated.maps if keep is None else _top(evaluated.maps, keep)
-    clean, masked = evaluated.scores_under(torch.ones_like(masks), masks)
-    return clean, masked
+    return percent_drop(*_scores("average drop", forward_func, inputs, attributions, keep, options))
 
 
 def percent_drop(clean: Tensor, masked: Tensor) -> Tensor:
@@ -346,6 +119,38 @@ def percent_drop(clean: Tensor, masked: Tensor) -> Tensor:
     return 100 * (clean - masked).clamp(min=0) / clean.where(clean > 0, 1)
 
 
+@metric
+def average_increase(
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *, keep: float | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
+    r"""Average increase: whether the score rises when only the map's part is shown.
+
+    .. math:: AI = 100 \cdot 1[O > Y]
+
+    with Y the clean and O the masked score, measured as in :func:`average_drop`. Each example
+    gives 0 or 100 percent, higher is better; the published number, also called increase in
+    confidence, is the mean over images. The inequality is strict and Y and O take the same path
+    through the network, so that a map of ones increases nothing.
+
+    Protocol, cost and source: those of :func:`average_drop`.
+
+    Returns:
+        *Tensor* of 0 or 100 percent, (N,), detached, in float32 or better.
+
+    Examples::
+
+        >>> forward = lambda x: x.flatten(1).sum(1)
+        >>> x = torch.tensor([[[[1.0, 2.0], [-3.0, 4.0]]]])
+        >>> # The pixel of value -3 is hidden: 7 instead of 4.
+        >>> attr = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])
+        >>> average_increase(forward, x, attr)
+        tensor([100.])
+    """
+    scores = _scores("average increase", forward_func, inputs, attributions, keep, options)
+    return percent_increase(*scores)
+
+
 def percent_increase(clean: Tensor, masked: Tensor) -> Tensor:
     """Return 100 where O > Y and 0 elsewhere.
 
@@ -355,6 +160,44 @@ def percent_increase(clean: Tensor, masked: Tensor) -> Tensor:
         tensor([  0., 100.])
     """
     return 100 * (masked > clean).to(clean.dtype)
+
+
+@metric
+def average_gain(
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *, keep: float | None = None,
+    **options: Unpack[EvaluationOptions],
+) -> Tensor:  # fmt: skip
+    r"""Average gain: how much of the missing score is won when only the map's part is shown.
+
+    .. math:: AG = 100 \cdot \frac{\max(0, O - Y)}{1 - Y}
+
+    with Y the clean and O the masked probability, measured as in :func:`average_drop`. 0 where Y
+    is 1. In percent from 0 to 100, higher is better; the published number is the mean over
+    images.
+
+    Protocol and cost: those of :func:`average_drop`.
+
+    Source: Zhang, Torres, Sicre, Avrithis, Ayache: Opti-CAM: Optimizing saliency maps for
+    interpretability. 2023. https://arxiv.org/abs/2301.07002
+
+    Args:
+        score (str or Callable, optional): f_c: "probability", or a function of the raw output
+            with values in [0, 1]; others raise ValueError. Default: "probability"
+
+    Returns:
+        *Tensor* of gains in percent, (N,), detached, in float32 or better.
+
+    Examples::
+
+        >>> forward = lambda x: x.flatten(1).sum(1)
+        >>> x = torch.tensor([[[[0.5, 0.25], [-0.25, 0.0]]]])
+        >>> # The pixel of value -0.25 is hidden: 0.75 instead of 0.5, half of what is missing.
+        >>> attr = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])
+        >>> average_gain(forward, x, attr)
+        tensor([50.])
+    """
+    refuse_logits("average_gain", options)
+    return percent_gain(*_scores("average gain", forward_func, inputs, attributions, keep, options))
 
 
 def percent_gain(clean: Tensor, masked: Tensor) -> Tensor:
@@ -372,9 +215,38 @@ def percent_gain(clean: Tensor, masked: Tensor) -> Tensor:
     return 100 * (masked - clean).clamp(min=0) / (1 - clean).where(clean < 1, 1)
 
 
-def refuse_logits(name: str, score: Score) -> None:
+def _scores(
+    name: str, forward_func: Forward, inputs: Inputs, attributions: Maps, keep: float | None,
+    options: EvaluationOptions,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _check_keep(keep)
+    with evaluation(name, forward_func, inputs, attributions, **options) as evaluated:
+        return clean_and_masked_scores(evaluated, keep)
+
+
+def clean_and_masked_scores(
+    evaluated: Evaluation, keep: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Measure what average drop, increase and gain are made of, both through the same path.
+
+    Args:
+        evaluated (Evaluation): what :func:`captum_unioncam.metrics.common.evaluation` yields.
+        keep (float, optional): share of pixels shown; None masks softly. Default: None
+
+    Returns:
+        *tuple* (Y, O) of the clean and the masked scores, both (N,).
+
+    Raises:
+        ValueError: if a score is not finite, or `keep` selects no pixel or all of them.
+    """
+    masks = evaluated.maps if keep is None else _top(evaluated.maps, keep)
+    clean, masked = evaluated.scores_under(torch.ones_like(masks), masks)
+    return clean, masked
+
+
+def refuse_logits(name: str, options: EvaluationOptions) -> None:
     """Raise ValueError for a metric that is defined for probabilities alone."""
-    if score == "logit":
+    if options.get("score") == "logit":
         raise ValueError(f"{name} is defined for probabilities; use score='probability'")
 
 

@@ -1,10 +1,10 @@
 """Where maps point, against boxes or masks of the objects; no network is run."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import check_number
 from captum_unioncam.metrics.boxes import (
@@ -16,23 +16,19 @@ from captum_unioncam.metrics.boxes import (
 )
 from captum_unioncam.metrics.common import prepared_maps
 from captum_unioncam.metrics.components import largest_boxes
-
-Boxes = Sequence[Tensor] | Tensor
+from captum_unioncam.metrics.options import Boxes, Forward, Inputs, Maps, ObjectOptions, metric
 
 # Pixels of the picture by which the pointing game may miss, as published.
 POINTING_TOLERANCE = 15.0
 
 
+@metric
 def pointing_game(
-    forward_func: Callable[..., Any] | None,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    boxes: Boxes | None = None,
-    masks: Tensor | None = None,
+    forward_func: Forward | None, inputs: Inputs, attributions: Maps, *,
     tolerance: float | tuple[float, float] = POINTING_TOLERANCE,
-) -> Tensor:
-    r"""Say whether each map's largest value lies on the object, or close to it.
+    **objects: Unpack[ObjectOptions],
+) -> Tensor:  # fmt: skip
+    r"""Return whether each map's largest value lies on the object, or close to it.
 
     .. math::
         \mathrm{hit} = 1\Big[\min_{q \in object} \lVert p - q \rVert < tolerance\Big], \qquad
@@ -50,16 +46,6 @@ def pointing_game(
     ECCV, 2016. https://arxiv.org/abs/1608.00507; distances as in TorchRay.
 
     Args:
-        forward_func (Callable, optional): not used; there so that all metrics are called alike.
-        inputs (Tensor or tuple[Tensor, ...]): images (N, C, H, W), used for their size.
-        attributions (Tensor): one map per example, (N, C, *any size); summed over C.
-        boxes (Sequence[Tensor]): per example its boxes (B, 4), x_min, y_min, x_max, y_max in
-            pixels of the inputs. Coordinates are continuous as in torchvision: the pixel in
-            column j covers [j, j + 1), and belongs to a box if its centre lies in it;
-            [[0, 0, W, H]] is the whole image. PASCAL VOC counts pixels from 1 and includes the
-            last: pass (x_min - 1, y_min - 1, x_max, y_max). Default: None
-        masks (Tensor, optional): the objects' pixels (N, H, W) as bool, instead of boxes.
-            Default: None
         tolerance (float or tuple[float, float], optional): distance in pixels below which a miss
             counts as a hit. Where the images were resized, 15 pixels of the picture are another
             number here: pass them along rows and columns, ``(15 * H / H_picture, 15 * W /
@@ -67,12 +53,6 @@ def pointing_game(
 
     Returns:
         *Tensor* of 1 (hit) or 0, (N,).
-
-    Raises:
-        TypeError: if an argument is of the wrong kind, or not exactly one of `boxes` and
-            `masks` is given.
-        ValueError: if an argument is out of range or of the wrong shape, an example has no
-            object, a box leaves the image, or values are not finite.
 
     Examples::
 
@@ -92,7 +72,7 @@ def pointing_game(
             raise ValueError(f"tolerance must be 0 pixels or more, got {tolerance}")
     along_rows, along_columns = (float(along) ** 2 for along in both)
     size = image_size(inputs)
-    pixels = object_pixels(boxes, masks, size)
+    pixels = object_pixels(objects, size)
     maps = prepared_maps(attributions, size[0], size[1:])
     points = maps.flatten(1).argmax(1).cpu()
     hits = []
@@ -105,14 +85,11 @@ def pointing_game(
     return torch.tensor(hits, device=maps.device).to(maps.dtype)
 
 
+@metric
 def energy_pointing_game(
-    forward_func: Callable[..., Any] | None,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    boxes: Boxes | None = None,
-    masks: Tensor | None = None,
-) -> Tensor:
+    forward_func: Forward | None, inputs: Inputs, attributions: Maps,
+    **objects: Unpack[ObjectOptions],
+) -> Tensor:  # fmt: skip
     r"""Measure the share of each map's energy that lies on the object.
 
     .. math::
@@ -127,23 +104,8 @@ def energy_pointing_game(
     Networks. CVPR Workshops, 2020. https://arxiv.org/abs/1910.01279, which measures images with
     one box of less than half their area.
 
-    Args:
-        forward_func (Callable, optional): not used; there so that all metrics are called alike.
-        inputs (Tensor or tuple[Tensor, ...]): images (N, C, H, W), used for their size.
-        attributions (Tensor): one map per example, (N, C, *any size); summed over C.
-        boxes (Sequence[Tensor]): per example its boxes (B, 4), as in :func:`pointing_game`.
-            Default: None
-        masks (Tensor, optional): the objects' pixels (N, H, W) as bool, instead of boxes.
-            Default: None
-
     Returns:
         *Tensor* of shares, (N,).
-
-    Raises:
-        TypeError: if an argument is of the wrong kind, or not exactly one of `boxes` and
-            `masks` is given.
-        ValueError: if an argument is of the wrong shape, an example has no object, a box leaves
-            the image, or values are not finite.
 
     Examples::
 
@@ -153,20 +115,16 @@ def energy_pointing_game(
         tensor([0.7500])
     """
     size = image_size(inputs)
-    pixels = object_pixels(boxes, masks, size)
+    pixels = object_pixels(objects, size)
     energy = energy_maps(attributions, size[0], size[1:])
     return energy_share(energy, pixels.to(energy.device))
 
 
+@metric
 def iou(
-    forward_func: Callable[..., Any] | None,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    boxes: Boxes | None = None,
-    masks: Tensor | None = None,
-    threshold: float = 0.5,
-) -> Tensor:
+    forward_func: Forward | None, inputs: Inputs, attributions: Maps, *, threshold: float = 0.5,
+    **objects: Unpack[ObjectOptions],
+) -> Tensor:  # fmt: skip
     r"""Measure how well each map, binarised, agrees with the object's pixels.
 
     .. math::
@@ -178,11 +136,6 @@ def iou(
     run.
 
     Args:
-        forward_func (Callable, optional): not used; there so that all metrics are called alike.
-        inputs (Tensor or tuple[Tensor, ...]): images (N, C, H, W), used for their size.
-        attributions (Tensor): one map per example, (N, C, *any size); summed over C.
-        boxes (Sequence[Tensor]): per example its boxes (B, 4), as in :func:`pointing_game`;
-            the object is their union. Default: None
         masks (Tensor, optional): the objects' pixels (N, H, W) as bool, instead of boxes; a
             mask may be empty. Default: None
         threshold (float, optional): share of a map's largest value above which a pixel counts,
@@ -190,12 +143,6 @@ def iou(
 
     Returns:
         *Tensor* of intersections over unions, (N,).
-
-    Raises:
-        TypeError: if an argument is of the wrong kind, or not exactly one of `boxes` and
-            `masks` is given.
-        ValueError: if an argument is out of range or of the wrong shape, a box leaves the
-            image, or values are not finite.
 
     Examples::
 
@@ -206,7 +153,7 @@ def iou(
     """
     _check_share("threshold", threshold)
     size = image_size(inputs)
-    pixels = object_pixels(boxes, masks, size, may_be_empty=True).flatten(1)
+    pixels = object_pixels(objects, size, may_be_empty=True).flatten(1)
     maps = prepared_maps(attributions, size[0], size[1:])
     chosen = (maps > threshold * maps.amax((2, 3), keepdim=True)).flatten(1)
     pixels = pixels.to(maps.device)
@@ -214,16 +161,12 @@ def iou(
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
+@metric
 def max_box_acc(
-    forward_func: Callable[..., Any] | None,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    boxes: Boxes,
-    iou_threshold: float = 0.5,
-    thresholds: int = 100,
-) -> Tensor:
-    r"""Say at which thresholds each map's box finds the object (MaxBoxAcc of WSOL).
+    forward_func: Forward | None, inputs: Inputs, attributions: Maps, *, boxes: Boxes,
+    iou_threshold: float = 0.5, thresholds: int = 100,
+) -> Tensor:  # fmt: skip
+    r"""Return at which thresholds each map's box finds the object (MaxBoxAcc of WSOL).
 
     .. math::
         \mathrm{hit}_\tau = 1\Big[\max_{G \in boxes} \mathrm{IoU}(B_\tau, G) \ge iou\_threshold
@@ -249,9 +192,6 @@ def max_box_acc(
     Methods Right. CVPR, 2020. https://arxiv.org/abs/2001.07437
 
     Args:
-        forward_func (Callable, optional): not used; there so that all metrics are called alike.
-        inputs (Tensor or tuple[Tensor, ...]): images (N, C, H, W), used for their size.
-        attributions (Tensor): one map per example, (N, C, *any size); summed over C.
         boxes (Sequence[Tensor]): per example its boxes (B, 4), as in :func:`pointing_game`;
             one that is found will do.
         iou_threshold (float, optional): intersection over union from which a box is found, in
@@ -260,11 +200,6 @@ def max_box_acc(
 
     Returns:
         *Tensor* of 1 (hit) or 0, (N, T).
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, an example has no box,
-            a box leaves the image, or values are not finite.
 
     Examples::
 

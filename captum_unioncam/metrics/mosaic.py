@@ -1,6 +1,6 @@
 """Mosaics of images of different classes, and how well maps find the right cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captum_unioncam.engine import Seed, check_flag, check_number, check_seed, generator_of
 from captum_unioncam.metrics.boxes import energy_maps, energy_share, image_size
+from captum_unioncam.metrics.options import Forward, Inputs, Maps, metric
 
 
 class Mosaics(NamedTuple):
@@ -80,7 +81,7 @@ def make_mosaics(
         torch.Size([8])
     """
     check_flag("shrink", shrink)
-    check_seed(seed)
+    check_seed("seed", seed)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() != 4:
         kind = (tuple(inputs.shape), inputs.dtype) if isinstance(inputs, Tensor) else type(inputs)
         raise TypeError(f"inputs must be floating point images (N, C, H, W), got {kind}")
@@ -97,14 +98,11 @@ def make_mosaics(
     return Mosaics(mosaics, classes.cpu()[sources].long().to(x.device), sources.to(x.device))
 
 
+@metric
 def grid_pointing_game(
-    forward_func: Callable[..., Any] | None,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    cell: int | Sequence[int] | Tensor,
-    cells: int = 2,
-) -> Tensor:
+    forward_func: Forward | None, inputs: Inputs, attributions: Maps, *,
+    cell: int | Sequence[int] | Tensor, cells: int = 2,
+) -> Tensor:  # fmt: skip
     r"""Measure the share of each map's energy in the cell that shows the map's class.
 
     .. math::
@@ -120,20 +118,12 @@ def grid_pointing_game(
     Better Understanding Attribution Methods. CVPR, 2022. https://arxiv.org/abs/2205.10435
 
     Args:
-        forward_func (Callable, optional): not used; there so that all metrics are called alike.
-        inputs (Tensor or tuple[Tensor, ...]): mosaics (N, C, H, W), used for their size.
-        attributions (Tensor): one map per example, (N, C, *any size); summed over C.
         cell (int, Sequence[int] or Tensor): the cell that shows the class of each map, counted
             row by row from 0: one for all, or (N,).
         cells (int, optional): cells along each side. Default: 2
 
     Returns:
         *Tensor* of shares, (N,).
-
-    Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range or of the wrong shape, or values are not
-            finite.
 
     Examples::
 

@@ -1,15 +1,14 @@
 """ROAD: remove and debias (Rong, Leemann, Borisov, Kasneci, Kasneci, ICML 2022)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    Score,
     Seed,
-    TargetType,
     check_choice,
     check_finite,
     check_flag,
@@ -20,6 +19,7 @@ from captum_unioncam.engine import (
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.metrics.common import Evaluation, evaluation, pixel_ranks
 from captum_unioncam.metrics.imputation import linear_imputation
+from captum_unioncam.metrics.options import Forward, Inputs, Maps, ScoreOptions, metric
 
 Order = Literal["combined", "morf", "lerf"]
 
@@ -27,22 +27,13 @@ Order = Literal["combined", "morf", "lerf"]
 ELEMENTS_AT_ONCE = 64 * 3 * 224 * 224
 
 
+@metric
 def road(
-    forward_func: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    *,
-    target: TargetType = None,
-    additional_forward_args: Any = None,
-    score: Score = "probability",
-    percentages: Sequence[float] = (10, 20, 30, 40, 50, 70, 90),
-    order: Order = "combined",
-    noise: float = 0.01,
-    seed: Seed = 0,
-    return_curve: bool = False,
-    perturbations_per_eval: int | None = None,
-    show_progress: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    forward_func: Forward, inputs: Inputs, attributions: Maps, *,
+    percentages: Sequence[float] = (10, 20, 30, 40, 50, 70, 90), order: Order = "combined",
+    noise: float = 0.01, seed: Seed = 0, return_curve: bool = False,
+    **options: Unpack[ScoreOptions],
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     r"""Score images without their most, or least, relevant pixels, imputed from the others.
 
     .. math::
@@ -79,17 +70,9 @@ def road(
     pytorch-grad-cam's ROADCombined.
 
     Args:
-        forward_func (Callable or torch.nn.Module): the model, or any function of it.
         inputs (Tensor or tuple[Tensor, ...]): images (N, C, H, W); beside them there may be
             inputs of other ranks, which pass as they are.
         attributions (Tensor): one map per example, (N, C, *any size); summed over C.
-        target (int, tuple, Tensor or list, optional): output whose score is read, as in every
-            Captum method. Default: None
-        additional_forward_args (Any, optional): further arguments of forward_func. Tensors
-            whose first dimension is N follow their example. Default: None
-        score (str or Callable, optional): f_c: "probability", "logit", or a function of the
-            raw output that returns a tensor of its shape or one score per row.
-            Default: "probability"
         percentages (Sequence[float], optional): shares p of pixels to remove, from 0 to
             below 100. Default: (10, 20, 30, 40, 50, 70, 90)
         order (str, optional): remove the most relevant first ("morf"), the least relevant first
@@ -100,9 +83,6 @@ def road(
             values; the random state of torch is not touched. Default: 0
         return_curve (bool, optional): also return the value at every percentage.
             Default: False
-        perturbations_per_eval (int, optional): at most this many times N rows in a forward;
-            None fits the rows to the device. Does not change the result. Default: None
-        show_progress (bool, optional): show a progress bar on stderr. Default: False
 
     Returns:
         *Tensor* of values, (N,), in float32 or better; with ``return_curve=True`` a tuple of it
@@ -127,19 +107,9 @@ def road(
     check_number("noise", noise)
     if noise < 0:
         raise ValueError(f"noise is a standard deviation, 0 or more, got {noise}")
-    check_seed(seed)
+    check_seed("seed", seed)
     _check_percentages(percentages)
-    with evaluation(
-        "ROAD",
-        forward_func,
-        inputs,
-        attributions,
-        target=target,
-        additional_forward_args=additional_forward_args,
-        score=score,
-        perturbations_per_eval=perturbations_per_eval,
-        show_progress=show_progress,
-    ) as evaluated:
+    with evaluation("ROAD", forward_func, inputs, attributions, **options) as evaluated:
         orders = ("morf", "lerf") if order == "combined" else (order,)
         curves = _curves(evaluated, percentages, orders, noise, generator_of(seed))
     curve = (curves[:, 1] - curves[:, 0]) / 2 if order == "combined" else curves[:, 0]

@@ -37,14 +37,45 @@ def similarities(a: Tensor, b: Tensor, similarity: Similarity = "spearman") -> T
     """
     if a.shape != b.shape:
         raise ValueError(f"maps must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    vary = [(high > low).flatten() for low, high in (extrema(a), extrema(b))]
     if similarity == "ssim":
-        values = _ssim(unit_range(a), unit_range(b))
+        values = _ssim(unit_range(a), unit_range(b)).where(_varies(a) & _varies(b), 0)
     elif similarity == "pearson":
-        values = _pearson(a.flatten(1), b.flatten(1))
+        values = correlation(a, b).nan_to_num(0)
     else:
-        values = _pearson(mean_ranks(a.flatten(1)), mean_ranks(b.flatten(1)))
-    return values.where(vary[0] & vary[1], 0).float()
+        values = correlation(*(mean_ranks(maps.flatten(1)) for maps in (a, b))).nan_to_num(0)
+    return values.float()
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return Pearson's correlation of each pair of maps, over their values.
+
+    Args:
+        a (Tensor): maps, (N, *any size).
+        b (Tensor): maps of as many values.
+
+    Returns:
+        *Tensor* in [-1, 1], (N,), in float64; NaN where a map is constant, which correlates with
+        nothing.
+
+    Examples::
+
+        >>> maps = torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]])
+        >>> correlation(maps, 3 - 2 * maps)
+        tensor([-1., nan], dtype=torch.float64)
+    """
+    # Constant by their extrema, since rounding lets values differ from their mean; scaled first,
+    # so that the squares of tiny maps do not vanish.
+    a, b = (maps.flatten(1).double()[:, None] for maps in (a, b))
+    vary = _varies(a) & _varies(b)
+    a, b = (unit_range(maps)[:, 0] for maps in (a, b))
+    a, b = (maps - maps.mean(1, keepdim=True) for maps in (a, b))
+    scale = ((a * a).sum(1) * (b * b).sum(1)).sqrt().where(vary, torch.nan)
+    return ((a * b).sum(1) / scale).clamp(-1, 1)
+
+
+def _varies(maps: Tensor) -> Tensor:
+    low, high = extrema(maps)
+    return (high > low).flatten()
 
 
 def mean_ranks(values: Tensor) -> Tensor:
@@ -61,15 +92,6 @@ def mean_ranks(values: Tensor) -> Tensor:
         last = counts.cumsum(0)
         ranks.append((last - (counts + 1) / 2.0).double()[inverse])
     return torch.stack(ranks)
-
-
-def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Return the correlation of each pair of rows; any number for constant ones."""
-    # Scaled first, so that the squares of tiny maps do not vanish.
-    a, b = (unit_range(x[:, None])[:, 0] for x in (a, b))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    scale = ((a * a).sum(1) * (b * b).sum(1)).sqrt()
-    return (a * b).sum(1) / scale.where(scale > 0, 1)
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
