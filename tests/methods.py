@@ -1,8 +1,12 @@
 """The registry as the contract tests see it: our own methods, with options that are quick."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import pytest
 
 from captum_unioncam.methods.registry import METHODS
+from tests.networks import NETWORKS
 
 # Fewer samples than the defaults: the contract does not depend on how many there are.
 QUICK = {
@@ -37,11 +41,14 @@ class Made:
             if option not in self.method.options:
                 pytest.skip(f"{self.name} has no {option}")
 
-    def accepts(self, network="vgg_like", rank=2):
-        if network not in ONLY.get(self.name, {network}):
+    def accepts(self, network="vgg_like"):
+        if not self.is_defined_on(network):
             pytest.skip(f"{self.name} is not defined on {network}")
-        if rank != 2 and self.name in IMAGES_ONLY:
-            pytest.skip(f"{self.name} is defined on images")
+
+    def is_defined_on(self, network="vgg_like", rank=2):
+        return network in ONLY.get(self.name, {network}) and (
+            rank == 2 or self.name not in IMAGES_ONLY
+        )
 
     @property
     def gives_layer_maps(self):
@@ -60,3 +67,43 @@ class Quick:
 
 OURS = [Made(name) for name in METHODS if name != "gradcam"]
 everywhere = pytest.mark.parametrize("cls", OURS, ids=lambda made: made.name)
+
+
+def in_turn(
+    rows: Iterable[tuple],
+    columns: Sequence[tuple],
+    allowed: Callable[..., bool] = lambda *values: True,
+) -> list:
+    """Pair every row with every column that it allows, as parameters of a test.
+
+    A plain run of pytest takes one pair of each row, the columns in turn; the others are
+    exhaustive.
+    """
+    cases = []
+    for number, row in enumerate(rows):
+        pairs = [(*row, *column) for column in columns if allowed(*row, *column)]
+        for position, pair in enumerate(pairs):
+            marks = () if position == number % len(pairs) else pytest.mark.exhaustive
+            cases.append(pytest.param(*pair, marks=marks, id="-".join(map(_named, pair))))
+    return cases
+
+
+def _named(value: Any) -> str:
+    name = getattr(value, "name", None) or getattr(value, "__name__", None)
+    return name or str(value)
+
+
+def matrix(names: Sequence[str], columns: Sequence[tuple], allowed=lambda made, *values: True):
+    """Parametrize a test by every method and by columns of further arguments."""
+    return pytest.mark.parametrize(
+        ("cls", *names), in_turn([(made,) for made in OURS], columns, allowed)
+    )
+
+
+def on_networks(names: Sequence[str] = (), columns: Sequence[tuple] = ((),)):
+    """Parametrize a test by every method, the networks it is defined on, and further arguments."""
+    return matrix(
+        ("network", *names),
+        [(network, *column) for network in NETWORKS for column in columns],
+        lambda made, network, *values: made.is_defined_on(network),
+    )

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import itertools
+import math
 import pickle
 import re
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import nn
 
 from benchmarks.speed.footprint import held_bytes
 from captum_unioncam import LayerUnionCAM
-from tests.methods import everywhere
+from tests.methods import everywhere, matrix, on_networks
 from tests.networks import NETWORKS, TARGETS, TwoInputs, images, of_rank, seeded
 
 pytestmark = [
@@ -24,18 +26,18 @@ pytestmark = [
 networks = pytest.mark.parametrize("network", NETWORKS)
 
 
-@everywhere
-@pytest.mark.parametrize(
-    "target",
-    [
-        *(1, -4, (1,), [1, 1, 1], [(1,), (1,), (1,)], torch.tensor(1), torch.tensor([1])),
-        *(torch.tensor([1, 1, 1]), torch.tensor([1, -4, 1], dtype=torch.int32)),
-        np.int64(1),
-    ],
-    ids=repr,
+SAME_TARGETS = [
+    *(1, -4, (1,), [1, 1, 1], [(1,), (1,), (1,)], torch.tensor(1), torch.tensor([1])),
+    *(torch.tensor([1, 1, 1]), torch.tensor([1, -4, 1], dtype=torch.int32), np.int64(1)),
+]
+
+
+@matrix(
+    ["target"],
+    [(target,) for target in SAME_TARGETS],
+    lambda made, target: made.is_defined_on(),
 )
 def test_kinds_of_target_agree(cls, target):
-    cls.accepts()
     net, layer, x = of_rank(2)
     expected = cls(net, layer).attribute(x, 1)
     assert torch.equal(cls(net, layer).attribute(x, target), expected)
@@ -76,10 +78,8 @@ def test_nothing_is_kept_after_the_call(cls):
     assert held_bytes(x.device) == before
 
 
-@everywhere
-@pytest.mark.parametrize("keep_dim", [True, False])
+@matrix(["keep_dim"], [(True,), (False,)], lambda made, keep_dim: made.is_defined_on())
 def test_one_value_per_example_needs_no_target(cls, keep_dim):
-    cls.accepts()
     net, layer, x = of_rank(2)
 
     def forward(inputs):
@@ -90,12 +90,14 @@ def test_one_value_per_example_needs_no_target(cls, keep_dim):
     torch.testing.assert_close(attr, cls(net, layer).attribute(x, 1, **logit))
 
 
-@everywhere
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("chunk", [1, 7, 64])
+@matrix(
+    ["rank", "chunk"],
+    list(itertools.product([1, 2, 3], [1, 7, 64])),
+    lambda made, rank, chunk: (
+        made.is_defined_on(rank=rank) and "perturbations_per_eval" in made.method.options
+    ),
+)
 def test_chunks_do_not_change_the_map(cls, rank, chunk):
-    cls.accepts(rank=rank)
-    cls.needs("perturbations_per_eval")
     net, layer, x = of_rank(rank)
     method = cls(net, layer)
     attr = method.attribute(x, 2)
@@ -105,10 +107,8 @@ def test_chunks_do_not_change_the_map(cls, rank, chunk):
     torch.testing.assert_close(chunked, attr, atol=1e-12, rtol=0)
 
 
-@everywhere
-@networks
+@on_networks()
 def test_a_batch_equals_single_calls(cls, network):
-    cls.accepts(network)
     net, layer, x = NETWORKS[network]()
     x = torch.cat([x, x.flip(-1), x * 0.3])
     method = cls(net, layer)
@@ -118,11 +118,10 @@ def test_a_batch_equals_single_calls(cls, network):
         torch.testing.assert_close(batch[i : i + 1], single, atol=1e-12, rtol=0)
 
 
-@everywhere
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@networks
+@on_networks(
+    ["dtype"], [(d,) for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)]
+)
 def test_dtypes(cls, network, dtype):
-    cls.accepts(network)
     net, layer, x = NETWORKS[network]()
     expected = cls(net, layer).attribute(x, TARGETS[network])
     attr = cls(net.to(dtype), layer).attribute(x.to(dtype), TARGETS[network])
@@ -158,10 +157,8 @@ def test_autocast(cls):
         torch.testing.assert_close(attr.float(), expected, atol=0.1, rtol=0)
 
 
-@everywhere
-@networks
+@on_networks()
 def test_channels_last(cls, network):
-    cls.accepts(network)
     net, layer, x = NETWORKS[network]()
     expected = cls(net, layer).attribute(x, TARGETS[network])
     net = net.to(memory_format=torch.channels_last)
@@ -224,11 +221,12 @@ def test_arguments_without_a_row_per_example_pass_as_they_are(cls):
     torch.testing.assert_close(attr, cls(net, layer).attribute(x, 1))
 
 
-@everywhere
-@pytest.mark.parametrize("scalar", [0, 0.25])
+@matrix(
+    ["scalar"],
+    [(0,), (0.25,)],
+    lambda made, scalar: made.is_defined_on() and "baselines" in made.method.options,
+)
 def test_forms_of_baseline_agree(cls, scalar):
-    cls.accepts()
-    cls.needs("baselines")
     net, layer, x = NETWORKS["vgg_like"]()
     method = cls(net, layer)
     expected = method.attribute(x, 1, baselines=scalar)
@@ -321,17 +319,16 @@ def test_a_layer_of_several_tensors(cls):
         assert len(details) == 2
 
 
-@everywhere
-@networks
+@matrix(
+    ["network"],
+    # The input of the signed layer comes from a layer of another resolution.
+    [(network,) for network in NETWORKS if network != "signed"],
+    lambda made, network: (
+        made.gives_layer_maps and made.name != "cam" and made.is_defined_on(network)
+    ),
+)
 def test_attribute_to_layer_input(cls, network):
-    cls.accepts(network)
-    if not cls.method.needs_layer:
-        pytest.skip("no layer")
     net, layer, x = NETWORKS[network]()
-    if network == "signed":
-        pytest.skip("its layer's input comes from a layer of another resolution")
-    if not cls.gives_layer_maps or cls.name == "cam":
-        pytest.skip("not a map of the layer alone")
     index = list(net).index(layer)
     of_input = cls(net, layer).attribute(x, TARGETS[network], attribute_to_layer_input=True)
     of_output = cls(net, net[index - 1]).attribute(x, TARGETS[network])
@@ -361,10 +358,8 @@ def test_data_parallel_on_the_cpu(cls):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="needs a CUDA device")
-@everywhere
-@networks
+@on_networks()
 def test_cuda(cls, network):
-    cls.accepts(network)
     net, layer, x = NETWORKS[network]()
     expected = cls(net, layer).attribute(x, TARGETS[network])
     parallel = nn.DataParallel(net.cuda())
@@ -422,12 +417,13 @@ class Failing(Exception):
     pass
 
 
-@everywhere
-@pytest.mark.parametrize("fails_at", [None, 1, 2, 3, 5, "last"])
-@pytest.mark.parametrize("training", [False, True])
+@matrix(
+    ["fails_at", "training"],
+    list(itertools.product([None, 1, 2, 3, 5, math.inf], [False, True])),
+    lambda made, fails_at, training: made.is_defined_on("signed"),
+)
 @pytest.mark.filterwarnings("ignore:the model is in training mode")
 def test_nothing_of_the_users_changes(cls, fails_at, training):
-    cls.accepts("signed")
     net, layer, x = NETWORKS["signed"]()
     net.train(training)
     net.block[1].eval()
@@ -438,9 +434,8 @@ def test_nothing_of_the_users_changes(cls, fails_at, training):
     handle = net.register_forward_pre_hook(lambda *a: total.append(1))
     cls(net, layer).attribute(x, 0, **chunk)
     handle.remove()
-    fails_at = len(total) if fails_at == "last" else fails_at
-    if fails_at and fails_at > len(total):
-        pytest.skip("it does not run that many forwards")
+    if fails_at is not None:
+        fails_at = min(fails_at, len(total))
     state, given, rng = state_of(net), x.clone(), torch.get_rng_state()
     calls = []
 

@@ -3,26 +3,26 @@
 import pytest
 import torch
 
+from tests.methods import in_turn
 from tests.networks import NETWORKS, TARGETS
 from tests.oracles import features, gradient, masks
 
 ORACLES = gradient.ORACLES | masks.ORACLES | features.ORACLES
-CASES = [
-    pytest.param(name, options, id=f"{name}-{i}")
-    for name, oracle in ORACLES.items()
-    for i, options in enumerate(oracle.options)
-]
+CASES = [(name, number) for name in ORACLES for number in range(len(ORACLES[name].options))]
+
+
+def has_oracle(name: str, number: int, network: str) -> bool:
+    return network in ORACLES[name].options[number].get("networks", NETWORKS)
 
 
 @pytest.mark.filterwarnings("ignore:.*is blank for example")
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_oracle(name, options, network):
+@pytest.mark.parametrize(
+    ("name", "number", "network"),
+    in_turn(CASES, [(network,) for network in NETWORKS], has_oracle),
+)
+def test_oracle(name, number, network):
     oracle = ORACLES[name]
-    networks = options.get("networks", list(NETWORKS))
-    options = {key: value for key, value in options.items() if key != "networks"}
-    if network not in networks:
-        pytest.skip("the method refuses this network; see its own test")
+    options = {k: v for k, v in oracle.options[number].items() if k != "networks"}
     net, layer, x = NETWORKS[network]()
     target = TARGETS[network]
     attr = oracle.cls(net, layer).attribute(x, target, **options)

@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from captum_unioncam import LayerUnionCAM
+from tests.methods import in_turn
 from tests.networks import NETWORKS, TARGETS, of_rank
 from tests.oracles.union_cam import union_cam
 
 # Blank maps are among the cases compared; the warning has its own test.
 pytestmark = pytest.mark.filterwarnings("ignore:UnionCAM is blank")
+ON_NETWORKS = [(network,) for network in NETWORKS]
 FIELDS = ["denoised", "region", "union", "beta_denoised", "beta_region", "beta_union"]
 
 
@@ -29,21 +31,27 @@ def compare(net, layer, x, target, **options):
     return details
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("theta", [0, 10, 60, 100])
 @pytest.mark.parametrize(
-    ("denoise_on", "alpha"), list(itertools.product(["all", "positive"], ["sum", "count"]))
+    ("theta", "denoise_on", "alpha", "network"),
+    in_turn(
+        itertools.product([0, 10, 60, 100], ["all", "positive"], ["sum", "count"]), ON_NETWORKS
+    ),
 )
-def test_denoising(network, theta, denoise_on, alpha):
+def test_denoising(theta, denoise_on, alpha, network):
     net, layer, x = NETWORKS[network]()
     compare(net, layer, x, TARGETS[network], theta=theta, denoise_on=denoise_on, alpha=alpha)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("score", ["probability", "logit", torch.sigmoid], ids=str)
-@pytest.mark.parametrize("region_weights", ["score", "softmax"])
-@pytest.mark.parametrize("baseline", [0.0, -0.7, "row"])
-def test_scores_and_baselines(network, score, region_weights, baseline):
+@pytest.mark.parametrize(
+    ("score", "region_weights", "baseline", "network"),
+    in_turn(
+        itertools.product(
+            ["probability", "logit", torch.sigmoid], ["score", "softmax"], [0.0, -0.7, "row"]
+        ),
+        ON_NETWORKS,
+    ),
+)
+def test_scores_and_baselines(score, region_weights, baseline, network):
     net, layer, x = NETWORKS[network]()
     if baseline == "row":
         baseline = torch.linspace(-1, 1, x.shape[1]).double().reshape(1, -1, 1, 1)
