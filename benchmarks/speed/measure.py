@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from benchmarks.speed.contestants import (
@@ -28,6 +27,7 @@ from benchmarks.speed.subject import (
     load_subject,
 )
 from captum_unioncam.engine.cost import measured_cost
+from captum_unioncam.metrics.similarity import correlation
 
 
 class Timing(NamedTuple):
@@ -230,7 +230,4 @@ def correlations(maps: Tensor, others: Tensor) -> tuple[float, ...]:
         >>> ["%.4f" % r for r in correlations(maps, 3 - 2 * maps)]
         ['-1.0000', 'nan']
     """
-    x, y = (m.flatten(1).double() for m in (maps, others))
-    x, y = (v - v.mean(1, keepdim=True) for v in (x, y))
-    lengths = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
-    return tuple(((x * y).sum(1) / lengths).tolist())
+    return tuple(correlation(maps, others).tolist())

@@ -3,10 +3,10 @@
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
+from captum_unioncam.baselines import blurred, of_each_input
 from captum_unioncam.engine import (
     Attributions,
     BaselineType,
@@ -88,7 +88,7 @@ class LayerGroupCAM(ClassActivationMap):
     brings_baselines = True
 
     def default_baselines(self, inputs: Any) -> BaselineType:
-        return _blurred_inputs(inputs)
+        return of_each_input(blurred, inputs)
 
     @overload
     def attribute(
@@ -153,37 +153,3 @@ class LayerGroupCAM(ClassActivationMap):
         m = masks.scale_for_resize(M.where(percentile(M, theta) < M, 0))
         alpha = masks.score(m, show=True).scores - masks.baseline.scores.to(m.device)
         return weighted_sum(alpha, m), GroupCAMDetails(m, alpha)
-
-
-def _blurred_inputs(inputs: Any) -> tuple[Tensor | int, ...]:
-    """Return the baseline of every input that can be blurred; the engine names what is wrong."""
-    return tuple(
-        blurred(x.detach())
-        if isinstance(x, Tensor)
-        and x.is_floating_point()
-        and 3 <= x.dim() <= 5
-        and x.numel()
-        and bool(x.isfinite().all())
-        else 0
-        for x in (inputs if isinstance(inputs, tuple) else (inputs,))
-    )
-
-
-def blurred(x: Tensor, size: int = 51, stdev: float = 50.0) -> Tensor:
-    """Blur inputs (N, C, *spatial) by a Gaussian of `size` pixels, reflected at the borders."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    for dim in range(2, x.dim()):
-        length = x.shape[dim]
-        half = min(size // 2, length - 1)
-        offsets = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
-        kernel = (-0.5 * (offsets / stdev) ** 2).exp()
-        lines = x.movedim(dim, -1)
-        padded = F.pad(lines.reshape(-1, 1, length), (half, half), mode="reflect")
-        weights = (kernel / kernel.sum()).tolist()
-        # Shifted sums rather than a convolution keep the precision under a caller's autocast.
-        lines = sum(
-            (w * padded[..., i : i + length] for i, w in enumerate(weights)),
-            torch.zeros_like(lines).reshape(-1, 1, length),
-        ).reshape(lines.shape)
-        x = lines.movedim(-1, dim)
-    return x
