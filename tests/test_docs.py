@@ -275,7 +275,7 @@ PROVOKED = {
     "UnionCAM is blank for example(s) …": lambda: explain(
         model=(model := with_bias(-100.0)), layer=model[1]
     ),
-    "UnionCAM explains nothing where beta_denoised and beta_region are not positive …": lambda: explain(
+    "UnionCAM explains nothing where …": lambda: explain(
         score="logit", scorer=lambda images: images.new_ones(len(images), 5)
     ),
     "inputs hold NaN or infinity": lambda: explain(x * torch.nan),

@@ -49,11 +49,12 @@ ORACLES_ELSEWHERE = {"gradcam", "unioncam", "rise", "vitreciprocam", "ones", "ra
 
 
 def test_names_and_classes():
-    assert {name: method.cls.__name__ for name, method in METHODS.items()} == NAMES
-    for name, cls in NAMES.items():
+    # Names that scripts use stay; methods that are added need no entry here.
+    assert NAMES.items() <= {name: method.cls.__name__ for name, method in METHODS.items()}.items()
+    for name, method in METHODS.items():
         if name != "gradcam":
-            assert getattr(captum_unioncam, cls) is METHODS[name].cls
-            assert cls in captum_unioncam.__all__
+            assert getattr(captum_unioncam, method.cls.__name__) is method.cls
+            assert method.cls.__name__ in captum_unioncam.__all__
 
 
 def test_every_method_has_an_oracle():

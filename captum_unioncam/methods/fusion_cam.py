@@ -149,6 +149,20 @@ class LayerFusionCAM(ClassActivationMap):
         **options: Unpack[FusionCAMOptions],
     ) -> tuple[Attributions, FusionCAMDetails | tuple[FusionCAMDetails, ...]]: ...
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: bool,
+        **options: Unpack[FusionCAMOptions],
+    ) -> Attributions | tuple[Attributions, Any]: ...
+
     def attribute(
         self,
         inputs: Inputs,

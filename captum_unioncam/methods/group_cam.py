@@ -118,6 +118,20 @@ class LayerGroupCAM(ClassActivationMap):
         **options: Unpack[GroupCAMOptions],
     ) -> tuple[Attributions, GroupCAMDetails | tuple[GroupCAMDetails, ...]]: ...
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: bool,
+        **options: Unpack[GroupCAMOptions],
+    ) -> Attributions | tuple[Attributions, Any]: ...
+
     def attribute(
         self,
         inputs: Inputs,

@@ -260,6 +260,20 @@ class LayerUnionCAM(ClassActivationMap):
         **options: Unpack[UnionCAMOptions],
     ) -> tuple[Attributions, UnionCAMDetails | tuple[UnionCAMDetails, ...]]: ...
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        *,
+        return_details: bool,
+        **options: Unpack[UnionCAMOptions],
+    ) -> Attributions | tuple[Attributions, Any]: ...
+
     def attribute(
         self,
         inputs: Inputs,

@@ -13,6 +13,7 @@ from captum_unioncam.engine import (
     GradKwargs,
     Inputs,
     LayerState,
+    Layout,
     Source,
     TargetType,
 )
@@ -76,20 +77,24 @@ class LayerViTReciproCAM(ClassActivationMap):
         return self.explain(locals())
 
     def cam(self, state: LayerState, gaussian: bool, keep_class_token: bool) -> Tensor:
-        grid = state.grid
-        if grid is None:
+        layout = state.layout
+        if (
+            not isinstance(layout, Layout)
+            or layout.channels == "first"
+            or state.layer_tensor.dim() > 3
+        ):
             raise ValueError(
                 f"{state.request.layer_name} gives shape {tuple(state.layer_tensor.shape)}, no "
                 "tokens (N, T, D) of an image; use Recipro-CAM for layers of maps"
             )
         if not keep_class_token:
             tokens = state.layer_tensor.clone()
-            tokens[:, : grid.leading_tokens] = 0
+            tokens[:, : layout.leading_tokens] = 0
             state = replace(state, layer_tensor=tokens)
         A = state.activations
 
         def alone(example: int, positions: Tensor) -> Tensor:
-            return A[example] * windows(grid.size, positions, gaussian, A)
+            return A[example] * windows(layout.size, positions, gaussian, A)
 
         scores = state.features.score(A[0, 0].numel(), alone).scores
-        return scores.reshape(len(A), 1, *grid.size)
+        return scores.reshape(len(A), 1, *layout.size)
