@@ -151,15 +151,19 @@ def of_each_input(made: Callable[[Tensor], Tensor], inputs: Any) -> BaselineType
         *Tensor*, number, or a tuple of them if `inputs` is a tuple.
     """
     if isinstance(inputs, tuple):
-        return tuple(of_each_input(made, x) for x in inputs)
+        return tuple(_of_one_input(made, x) for x in inputs)
+    return _of_one_input(made, inputs)
+
+
+def _of_one_input(made: Callable[[Tensor], Tensor], x: Any) -> Tensor | int:
     has_pixels = (
-        isinstance(inputs, Tensor)
-        and inputs.is_floating_point()
-        and 3 <= inputs.dim() <= 5
-        and inputs.numel() > 0
-        and bool(inputs.isfinite().all())
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and 3 <= x.dim() <= 5
+        and x.numel() > 0
+        and bool(x.isfinite().all())
     )
-    return made(inputs.detach()) if has_pixels else 0
+    return made(x.detach()) if has_pixels else 0
 
 
 class Baseline(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_unioncam.engine import Seed, TargetType, check_number, check_seed, generator_of
 from captum_unioncam.engine.arguments import parse_inputs
-from captum_unioncam.methods.union_cam import LayerUnionCAM
+from captum_unioncam.methods.union_cam import LayerUnionCAM, UnionCAMDetails
 from captum_unioncam.metrics.options import Inputs
 
 
@@ -78,10 +78,9 @@ def branch_flip_rate(
 
     def selected(changed: tuple[Tensor, ...]) -> Tensor:
         _, details = union_cam.attribute(changed, target, return_details=True, **attribute_kwargs)
-        if not hasattr(details, "selected_union"):
+        if not isinstance(details, UnionCAMDetails):
             raise ValueError("the layer gives several tensors; choose one that gives a single one")
-        selection: Tensor = details.selected_union
-        return selection
+        return details.selected_union
 
     def noisy(x: Tensor) -> Tensor:
         if not x.is_floating_point():
