@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from captum_unioncam.benchmark.gallery import most_disputed
-from captum_unioncam.benchmark.measure import disagreement
+from captum_unioncam.benchmark.measure_picture import disagreement
 from captum_unioncam.benchmark.presets import PRESETS, labelled
 from captum_unioncam.benchmark.report import write_report
 from captum_unioncam.benchmark.rows import appending

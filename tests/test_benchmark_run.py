@@ -16,9 +16,9 @@ from skimage import data as skimage
 from torch import nn
 from torchvision.transforms import v2
 
-from captum_unioncam.benchmark import measure as measuring
+from captum_unioncam.benchmark import measure_picture as measuring
+from captum_unioncam.benchmark.measure_all import MOST_FAILURES
 from captum_unioncam.benchmark.rows import read_rows
-from captum_unioncam.benchmark.run import MOST_FAILURES
 from captum_unioncam.commands import main as cli
 from tests.networks import seeded
 from tests.test_benchmark_data import write_voc
@@ -462,10 +462,10 @@ def test_interrupted(photos, tmp_path, capsys, monkeypatch):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure_image(*args)
+        return measure_picture(*args)
 
-    measure_image = measuring.measure_image
-    monkeypatch.setattr("captum_unioncam.benchmark.run.measure_image", interrupting)
+    measure_picture = measuring.measure_picture
+    monkeypatch.setattr("captum_unioncam.benchmark.measure_all.measure_picture", interrupting)
     status, out, err = run(capsys, *arguments(photos, tmp_path))
     assert (status, out) == (130, "")
     first, command = err.splitlines()

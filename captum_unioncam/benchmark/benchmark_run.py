@@ -1,4 +1,4 @@
-"""What a run measures: a network, its layer, pictures, and everything that decides the numbers."""
+"""What a run measures: a network, its layer, pictures, and the settings that decide the numbers."""
 
 import argparse
 import os
@@ -11,13 +11,14 @@ from torch import nn
 
 from captum_unioncam.benchmark.data import LABELS_FILE, DataSet, find_data, matched, sampled
 from captum_unioncam.benchmark.loading import paper_preprocess
+from captum_unioncam.benchmark.options import given
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
 from captum_unioncam.vision.networks import Network, find_device, find_layer, load_network
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkRun:
     """A network with the pictures to measure methods on.
 
     Attributes:
@@ -35,9 +36,9 @@ class Subject:
     settings: Settings
 
 
-def load_subject(
+def load_run(
     arguments: argparse.Namespace, methods: dict[str, str], metrics: list[str]
-) -> Subject:
+) -> BenchmarkRun:
     """Load the network and list the pictures that the arguments of the command ask for.
 
     Raises:
@@ -60,28 +61,21 @@ def load_subject(
     data = matched(sampled(found, arguments.n, arguments.seed), network, output.shape[1])
     _check_labels(data, arguments, metrics)
     settings = Settings(
-        data=str(Path(arguments.data)),
+        **given(arguments, Settings)
+        | {
+            "data": str(Path(arguments.data)),
+            "layer": layer.name,
+            "methods": methods,
+            "metrics": metrics,
+            "device": device.type,
+        },
         dataset=data.kind,
         images=len(data.items),
         images_sha256=data.sha256(),
-        year=arguments.year,
-        image_set=arguments.image_set,
-        model=arguments.model,
-        weights=arguments.weights,
         weights_sha256=weights_sha256(network.model),
-        layer=layer.name,
-        methods=methods,
-        metrics=metrics,
-        protocol=arguments.protocol,
-        preprocess=arguments.preprocess,
-        target=arguments.target,
-        alone=arguments.alone,
-        n=arguments.n,
-        seed=arguments.seed,
-        device=device.type,
         versions=versions(),
     )
-    return Subject(network, layer.layer, data, device, settings)
+    return BenchmarkRun(network, layer.layer, data, device, settings)
 
 
 def _check_labels(data: DataSet, arguments: argparse.Namespace, metrics: list[str]) -> None:

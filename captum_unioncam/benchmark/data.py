@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import torch
@@ -142,24 +141,24 @@ def matched(data: DataSet, network: Network, num_classes: int) -> DataSet:
                 )
         return data
     names = [_plain(name) for name in network.class_names]
-    # ImageNet has two classes "crane": such a name says nothing.
+    # ImageNet has two classes "crane": such a name stands for neither.
     known = {name: index for index, name in enumerate(names) if names.count(name) == 1}
-    indices = [known.get(_plain(name)) for name in data.class_names]
-    if None in indices:
+    indices = [known[name] for name in map(_plain, data.class_names) if name in known]
+    if len(indices) < len(data.class_names):
         if len(data.class_names) != num_classes:
             words = f"{len(data.class_names)} classes unlike the network's {num_classes}"
             bare = tuple(Item(item.image) for item in data.items)
             return DataSet(f"{data.kind}; {words}: labels unknown", data.root, bare)
         indices = list(range(num_classes))
-    return replace(data, items=tuple(_renumbered(item, indices) for item in data.items))
-
-
-def _renumbered(item: Item, indices: list[Any]) -> Item:
-    return Item(
-        item.image,
-        tuple(indices[label] for label in item.labels),
-        tuple((indices[label], box) for label, box in item.objects),
+    items = (
+        Item(
+            item.image,
+            tuple(indices[label] for label in item.labels),
+            tuple((indices[label], box) for label, box in item.objects),
+        )
+        for item in data.items
     )
+    return replace(data, items=tuple(items))
 
 
 def _plain(name: str) -> str:
@@ -202,15 +201,14 @@ def _folders(root: Path) -> DataSet:
     from torchvision.datasets.folder import is_image_file
 
     flat = tuple(Item(p.name) for p in sorted(root.iterdir()) if is_image_file(p.name))
-    if not any(p.is_dir() for p in root.iterdir()):
-        return DataSet("pictures without labels", root, flat)
-    folders = ImageFolder(str(root), allow_empty=True)
-    if flat and folders.samples:
+    has_folders = any(p.is_dir() for p in root.iterdir())
+    folders = ImageFolder(str(root), allow_empty=True) if has_folders else None
+    if flat and folders and folders.samples:
         raise ValueError(
             f"{root} holds pictures ({flat[0].image}, ...) and folders of pictures "
             f"({folders.classes[0]}, ...): give one of these folders, or remove what is stray"
         )
-    if flat:
+    if flat or not folders:
         return DataSet("pictures without labels", root, flat)
     items = tuple(
         Item(Path(path).relative_to(root).as_posix(), (label,)) for path, label in folders.samples
@@ -238,24 +236,18 @@ def _voc(root: Path, year: str | None, image_set: str | None) -> DataSet:
     year = year or years[0]
     check_choice("--year", year, tuple(years))
     folder = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Main"
-    sets = [
-        name for name in ("test", "val", "trainval", "train") if (folder / f"{name}.txt").is_file()
-    ]
+    sets = [name for name in IMAGE_SETS if (folder / f"{name}.txt").is_file()]
     if not sets:
-        raise ValueError(
-            f"{folder} lists no image set: no test.txt, val.txt, trainval.txt, train.txt"
-        )
+        raise ValueError(f"{folder} lists no image set: no {'.txt, '.join(IMAGE_SETS)}.txt")
     image_set = image_set or sets[0]
     check_choice("--image-set", image_set, tuple(sets))
     try:
         found = VOCDetection(str(root), year=year, image_set=image_set)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"VOC {year} {image_set} in {root}: {error}") from error
-    items = tuple(
-        _annotated(Path(image).relative_to(root).as_posix(), Path(annotation))
-        for image, annotation in zip(found.images, found.annotations, strict=True)
-    )
-    return DataSet(f"VOC{year} {image_set}", root, items, VOC_CLASSES)
+    pairs = zip(found.images, found.annotations, strict=True)
+    items = (_annotated(Path(image).relative_to(root).as_posix(), Path(a)) for image, a in pairs)
+    return DataSet(f"VOC{year} {image_set}", root, tuple(items), VOC_CLASSES)
 
 
 def _annotated(image: str, path: Path) -> Item:
@@ -264,10 +256,7 @@ def _annotated(image: str, path: Path) -> Item:
     try:
         for found in ElementTree.parse(path).iterfind("object"):
             label = VOC_CLASSES.index(found.findtext("name", ""))
-            left, top, right, bottom = (
-                float(found.findtext(f"bndbox/{side}", ""))
-                for side in ("xmin", "ymin", "xmax", "ymax")
-            )
+            left, top, right, bottom = (float(found.findtext(f"bndbox/{s}", "")) for s in SIDES)
             # VOC counts pixels from 1 and includes the last.
             objects.append((label, (left - 1, top - 1, right, bottom)))
             if found.findtext("difficult", "0").strip() != "1":

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from captum_unioncam.benchmark.benchmark_run import Subject
+from captum_unioncam.benchmark.benchmark_run import BenchmarkRun
 from captum_unioncam.benchmark.loading import Pictures
-from captum_unioncam.benchmark.measure import compared
+from captum_unioncam.benchmark.measure_picture import compared
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.comparison.drawing import save
 
@@ -33,30 +33,32 @@ def most_disputed(rows: Sequence[Row], count: int = SHOWN) -> dict[str, int]:
     return dict(list(classes.items())[:count])
 
 
-def write_gallery(subject: Subject, rows: Sequence[Row], path: Path, *, quiet: bool = True) -> None:
+def write_gallery(
+    run: BenchmarkRun, rows: Sequence[Row], path: Path, *, quiet: bool = True
+) -> None:
     """Explain the most disputed images again and draw every method's map over them.
 
     Maps are made again rather than stored: a few pictures cost less than all maps of a run. Methods
     that draw take their default seed.
     """
     disputed = most_disputed(rows)
-    items = {item.image: item for item in subject.data.items}
-    data = replace(subject.data, items=tuple(items[image] for image in disputed))
-    prepared = Pictures(data, subject.network)
+    items = {item.image: item for item in run.data.items}
+    data = replace(run.data, items=tuple(items[image] for image in disputed))
+    prepared = Pictures(data, run.network)
     pictures = [p for p in (prepared[i] for i in range(len(prepared))) if not p.error]
     # Networks that take any size see each picture at its own; a grid needs one size.
     pictures = [p for p in pictures if p.x.shape == pictures[0].x.shape]
     if not pictures:
         return
-    x = torch.cat([p.x for p in pictures]).to(subject.device)
-    black = torch.cat([p.black for p in pictures]).to(subject.device)
+    x = torch.cat([p.x for p in pictures]).to(run.device)
+    black = torch.cat([p.black for p in pictures]).to(run.device)
     target = [disputed[p.item.image] for p in pictures]
-    methods = subject.settings.methods
-    result = compared(subject, methods, ["average_drop"], x, black, target, show_progress=not quiet)
+    methods = run.settings.methods
+    result = compared(run, methods, ["average_drop"], x, black, target, show_progress=not quiet)
     count = len({row["image"] for row in rows if "error" not in row})
     figure = result.figure(
         torch.cat([p.shown for p in pictures]),
-        names=lambda label: subject.network.class_name(int(label)),
+        names=lambda label: run.network.class_name(int(label)),
         heading=f"Where the methods disagree most, of {count} pictures",
     )
     save(figure, path)

@@ -41,7 +41,7 @@ class Prepared:
 
 
 class Pictures(Dataset[Prepared]):
-    """The pictures of a data set, prepared one by one; what fails is said and not raised.
+    """The pictures of a data set, prepared one by one; failures are returned, not raised.
 
     Args:
         data (DataSet): the pictures.
@@ -126,5 +126,5 @@ def moved(
 
 
 def _holds_a_centre(low: float, high: float) -> bool:
-    """Say whether the centre of a pixel, an integer and a half, is from `low` to below `high`."""
+    """Return whether the centre of a pixel, an integer and a half, is in [`low`, `high`)."""
     return math.ceil(low - 0.5) < math.ceil(high - 0.5)

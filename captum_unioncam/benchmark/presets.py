@@ -1,6 +1,5 @@
 """What to compare: named selections of methods and metrics, as data."""
 
-import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,8 +66,8 @@ REFERENCE = "unioncam"
 
 
 def needs_boxes(metric: str) -> bool:
-    """Say whether a metric compares maps with the boxes of objects."""
-    return "boxes" in inspect.signature(METRICS[metric].function).parameters
+    """Return whether a metric compares maps with the boxes of objects."""
+    return "boxes" in METRICS[metric].needs
 
 
 def labelled(specs: Sequence[str]) -> dict[str, str]:

@@ -9,12 +9,17 @@ from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import Settings, load
 from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Table, table_of
-from captum_unioncam.comparison.result import formatted, heading_of
+from captum_unioncam.comparison.text import formatted, heading_of, markdown
+from captum_unioncam.files import written_whole
 from captum_unioncam.metrics import METRICS
 
 MOST_ERRORS = 10
-# Below this the percentile bootstrap covers noticeably less than it says.
+# Below this the percentile bootstrap covers noticeably less than it promises.
 FEW = 20
+COLUMNS = (
+    *("method", "spec", "metric", "higher_is_better", "images", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "excludes_zero", "mean_over_classes"),
+)
 
 
 def write_report(folder: Path) -> Table:
@@ -29,9 +34,8 @@ def write_report(folder: Path) -> Table:
         ("report.md", as_markdown(table, settings, folder)),
         ("report.csv", as_csv(table, settings)),
     ):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        partial.replace(folder / name)
+        with written_whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return table
 
 
@@ -98,32 +102,29 @@ def _about_costs(settings: Settings) -> str:
 
 def means_table(table: Table, settings: Settings) -> list[str]:
     """Return the lines of a Markdown table of means and costs, aligned to be read as they are."""
-    header = ["method", *(heading_of(name) for name in settings.metrics), "rows forwarded"]
+    header = ["method", *map(heading_of, settings.metrics), "rows forwarded"]
     seconds = [costs["seconds"] for costs in table.costs.values() if costs["seconds"]]
-    if settings.alone and seconds:
-        header.append("relative time")
+    shows_time = settings.alone and bool(seconds)
     body = []
     for method, found in table.means.items():
         costs = table.costs[method]
         cells = ["{} [{}, {}]".format(*map(formatted, estimate)) for estimate in found.values()]
         cells.append(formatted(costs["forwards"]))
-        if settings.alone and seconds:
+        if shows_time:
             cells.append(formatted(costs["seconds"] and costs["seconds"] / min(seconds)))
         body.append([method, *cells])
-    return _aligned(header, body)
+    return markdown([*header, *["relative time"] * shows_time], body)
 
 
 def _over_classes(table: Table, metrics: Sequence[str]) -> list[str]:
-    header = ["method", *map(heading_of, metrics)]
     body = [
         [method, *(formatted(found.get(name)) for name in metrics)]
         for method, found in table.over_classes.items()
     ]
-    return _aligned(header, body)
+    return markdown(["method", *map(heading_of, metrics)], body)
 
 
 def _differences(table: Table, settings: Settings) -> list[str]:
-    header = ["method", *(heading_of(name) for name in settings.metrics)]
     body = []
     for method, found in table.differences.items():
         cells = []
@@ -132,41 +133,24 @@ def _differences(table: Table, settings: Settings) -> list[str]:
             is_better = (e.mean > 0) == METRICS[name].higher_is_better
             cells.append(f"**{text}** {'▲' if is_better else '▼'}" if e.excludes_zero else text)
         body.append([method, *cells])
-    return _aligned(header, body)
-
-
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [
-        f"| {first.ljust(widths[0])} | "
-        + " | ".join(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-        + " |"
-        for first, *rest in [header, rule, *body]
-    ]
+    return markdown(["method", *map(heading_of, settings.metrics)], body)
 
 
 def as_csv(table: Table, settings: Settings) -> str:
-    """Return the table as CSV, a line per method and metric."""
+    """Return the table as CSV, a line per method and metric, then one per cost."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            *("method", "spec", "metric", "higher_is_better", "images", "mean", "low", "high"),
-            *("difference", "difference_low", "difference_high", "excludes_zero"),
-            "mean_over_classes",
-        ]
-    )
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for method, found in table.means.items():
-        spec = settings.methods[method]
+        about = {"method": method, "spec": settings.methods[method], "images": table.images}
         for name, e in found.items():
+            line = {"metric": name, "higher_is_better": METRICS[name].higher_is_better}
+            line |= {"mean_over_classes": table.over_classes[method].get(name)}
             d = table.differences.get(method, {}).get(name)
-            difference = [*d, d.excludes_zero] if d else [""] * 4
-            better = METRICS[name].higher_is_better
-            over_classes = table.over_classes[method].get(name)
-            writer.writerow(
-                [method, spec, name, better, table.images, *e, *difference, over_classes]
-            )
+            if d:
+                line |= {"difference": d.mean, "difference_low": d.low, "difference_high": d.high}
+                line |= {"excludes_zero": d.excludes_zero}
+            writer.writerow({**about, **line, **e._asdict()})
         for name, mean in table.costs[method].items():
-            writer.writerow([method, spec, name, False, table.images, mean, *[""] * 7])
+            writer.writerow({**about, "metric": name, "higher_is_better": False, "mean": mean})
     return file.getvalue()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,109 +15,117 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam import __version__
+from captum_unioncam.benchmark.options import command_words, in_words, option
+from captum_unioncam.files import written_whole
 from captum_unioncam.metrics.protocols import PROTOCOLS
 
 SETTINGS_FILE = "settings.json"
 PACKAGES = ("torch", "torchvision", "captum", "numpy", "pillow")
-# Said in every row, with which it can be measured again.
-IN_ROWS = (
-    *("model", "weights", "weights_sha256", "layer", "preprocess", "protocol", "target", "seed"),
-    *("device", "versions"),
+# All others are repeated in every row, to reproduce it.
+ONLY_OF_THE_RUN = (
+    *("data", "year", "image_set", "n", "methods", "metrics", "alone"),
+    *("dataset", "images", "images_sha256"),
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a number depends on.
+    """Everything that a number depends on: options of the command, and what was found."""
 
-    Attributes:
-        data (str): folder of the data set.
-        dataset (str): what was found there.
-        images (int): how many pictures were chosen.
-        images_sha256 (str): digest of which ones.
-        year (str, optional): of a VOC devkit, as it was given.
-        image_set (str, optional): of a VOC devkit, as it was given.
-        model (str): the network.
-        weights (str): its weights.
-        weights_sha256 (str): digest of their values.
-        layer (str): dotted name of the layer.
-        methods (dict[str, str]): methods by label.
-        metrics (list[str]): metrics.
-        protocol (str): named options of the metrics.
-        preprocess (str): "own" or "paper".
-        target (str): "predicted" or "truth".
-        alone (bool): whether methods share no work.
-        n (int, optional): how many pictures were asked for.
-        seed (int): of the choice of pictures, and of methods that draw, for each picture.
-        device (str): kind of device.
-        versions (dict[str, str]): of Python and the packages.
-    """
-
-    data: str
     dataset: str
     images: int
     images_sha256: str
-    year: str | None
-    image_set: str | None
-    model: str
-    weights: str
     weights_sha256: str
-    layer: str
-    methods: dict[str, str]
-    metrics: list[str]
-    protocol: str
-    preprocess: str
-    target: str
-    alone: bool
-    n: int | None
-    seed: int
-    device: str
     versions: dict[str, str]
+    data: str = option(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="folder of pictures: one folder per class (ImageNet), a VOC devkit, pictures with "
+        "labels.csv (columns file, class_index), or pictures alone",
+    )
+    model: str = option("--model")
+    weights: str = option("--weights")
+    layer: str = option("--layer")
+    methods: Mapping[str, str] = option(
+        "--methods",
+        help="names that 'unioncam methods' lists, separated by commas, with options after "
+        "colons: unioncam:theta=30; unioncam.denoised, .region and .union are its modules",
+    )
+    metrics: Sequence[str] = option(
+        "--metrics", help="metrics separated by commas, instead of the preset's"
+    )
+    protocol: str = option(
+        "--protocol",
+        label="Protocol",
+        default="paper",
+        choices={name: f"`{name}`, {protocol.title}" for name, protocol in PROTOCOLS.items()},
+        help="whose settings the metrics use (%(default)s)",
+    )
+    preprocess: str = option(
+        "--preprocess",
+        label="Pictures",
+        default="own",
+        choices={
+            "own": "the preprocessing of the network's weights",
+            "paper": "resized to 224 x 224, values in [0, 1]",
+        },
+        help="the weights' own preprocessing (default), or the paper's: 224 x 224 in [0, 1]",
+    )
+    target: str = option(
+        "--target",
+        label="Class explained",
+        default="predicted",
+        choices={
+            "predicted": "the most probable class",
+            "truth": "every class that the picture is labelled with",
+        },
+        help="explain the most probable class (default), or the classes a picture is labelled with",
+    )
+    year: str | None = option("--year", help="of a VOC devkit that holds several")
+    image_set: str | None = option(
+        "--image-set", help="of a VOC devkit (default: test, or else val)"
+    )
+    # torchrun takes "--n" for an abbreviation of its own options, wherever it stands.
+    n: int | None = option(
+        "--n",
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="how many pictures, chosen at random (default: all); under torchrun say --pictures",
+    )
+    seed: int = option(
+        "--seed",
+        type=int,
+        default=0,
+        help="of that choice, and of methods that draw, for each picture (%(default)s)",
+    )
+    alone: bool = option(
+        "--alone",
+        action="store_true",
+        help="run every method on its own, so that rows forwarded and times can be compared; "
+        "slower, since methods then share no masked forwards",
+    )
+    device: str = option("--device")
 
     def for_rows(self) -> dict[str, Any]:
-        """Return what every row says of how it was measured."""
-        return {name: getattr(self, name) for name in IN_ROWS}
+        """Return what every row repeats of how it was measured."""
+        return {n: value for n, value in asdict(self).items() if n not in ONLY_OF_THE_RUN}
 
     def command(self, out: Path) -> str:
         """Return the command that makes this run, and goes on with it."""
-        given = {
-            "--model": self.model,
-            "--weights": self.weights,
-            "--layer": self.layer,
-            "--methods": ",".join(self.methods.values()),
-            "--metrics": ",".join(self.metrics),
-            "--protocol": self.protocol,
-            "--preprocess": self.preprocess,
-            "--target": self.target,
-            "--year": self.year,
-            "--image-set": self.image_set,
-            "--pictures": self.n,
-            "--seed": self.seed,
-            "--device": self.device,
-            "--out": out,
-        }
-        words = [f"{n} {shlex.quote(str(v))}" for n, v in given.items() if v is not None]
-        alone = ["--alone"] if self.alone else []
-        return " ".join(["unioncam benchmark", shlex.quote(self.data), *words, *alone])
+        return shlex.join(["unioncam", "benchmark", *command_words(self), "--out", str(out)])
 
     def in_words(self) -> list[str]:
         """Return lines that say what was measured how."""
-        of = {
-            "own": "the preprocessing of the network's weights",
-            "paper": "resized to 224 x 224, values in [0, 1]",
-            "predicted": "the most probable class",
-            "truth": "every class that the picture is labelled with",
-        }
-        protocol = PROTOCOLS[self.protocol]
-        hidden = "black" if protocol.baseline == "black" else "zeros in the network's input space"
+        is_black = PROTOCOLS[self.protocol].baseline == "black"
+        hidden = "black" if is_black else "zeros in the network's input space"
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return [
             f"Data: {self.images} pictures from {self.data} ({self.dataset}), seed {self.seed}.",
             f"Network: {self.model}, weights {self.weights} (sha256 {self.weights_sha256[:12]}).",
             f"Layer: `{self.layer}`.",
-            f"Pictures: {of[self.preprocess]}.",
-            f"Class explained: {of[self.target]}.",
-            f"Protocol `{self.protocol}`: {protocol.title}.",
+            *in_words(self),
             f"Masked-out parts show {hidden}, unless a method or metric brings its own.",
             f"Device: {self.device}. {versions}.",
         ]
@@ -146,10 +155,9 @@ def keep(settings: Settings, folder: Path) -> None:
         ValueError: if it has others, naming them, or rows of unknown settings.
     """
     path = folder / SETTINGS_FILE
-    new = asdict(settings)
     if path.exists():
         # The same pictures may lie elsewhere by now; their digest is compared.
-        changed = differences(asdict(load(folder)) | {"data": settings.data}, new)
+        changed = differences(asdict(load(folder)) | {"data": settings.data}, asdict(settings))
         if changed:
             raise ValueError(
                 f"{folder} was begun with other settings, and tables of mixed rows say nothing: "
@@ -161,12 +169,11 @@ def keep(settings: Settings, folder: Path) -> None:
             f"{folder} holds rows but no {SETTINGS_FILE} that says how they were measured; choose "
             "another --out"
         )
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(new, file, indent=2)
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+        json.dump(asdict(settings), file, indent=2)
         file.flush()
+        # Rows are on disk as soon as they are made; without their settings they were lost.
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(folder: Path) -> Settings:
@@ -187,7 +194,7 @@ def load(folder: Path) -> Settings:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], within: str = "") -> list[str]:
-    """Say what differs, in the words of the settings.
+    """Return what differs, in the words of the settings.
 
     Examples::
 

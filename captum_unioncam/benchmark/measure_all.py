@@ -1,4 +1,4 @@
-"""The run itself: what is left to do, shared among processes, each row on disk when it is made."""
+"""All pictures of a run that are left, shared among processes, each row on disk once made."""
 
 import platform
 import sys
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from captum_unioncam.benchmark.benchmark_run import Subject
+from captum_unioncam.benchmark.benchmark_run import BenchmarkRun
 from captum_unioncam.benchmark.distributed import Processes, decided, wait_for_all
 from captum_unioncam.benchmark.loading import Pictures, Prepared, prepared
-from captum_unioncam.benchmark.measure import measure_image
+from captum_unioncam.benchmark.measure_picture import measure_picture
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import Row, appending, read_rows
 from captum_unioncam.benchmark.settings import Settings, differences, keep
@@ -44,13 +44,13 @@ class Plan(NamedTuple):
     works: bool
 
 
-def measure(
-    subject: Subject, out: Path, processes: Processes, workers: int = 2, *, quiet: bool = True
+def measure_all(
+    run: BenchmarkRun, out: Path, processes: Processes, workers: int = 2, *, quiet: bool = True
 ) -> bool:
     """Measure every picture that has no rows in `out` yet; return whether there were any.
 
     Args:
-        subject (Subject): the network and the pictures.
+        run (BenchmarkRun): the network and the pictures.
         out (Path): folder of the run.
         processes (Processes): this process and how many share the work.
         workers (int, optional): processes that prepare pictures, 0 for none. Default: 2
@@ -60,22 +60,22 @@ def measure(
         ValueError: if the folder was begun with other settings, another run is writing there,
             the first pictures all fail, or boxes cannot follow the preprocessing.
     """
-    boxes = any(map(needs_boxes, subject.settings.metrics))
-    pictures = Pictures(subject.data, subject.network, boxes=boxes)
+    boxes = any(map(needs_boxes, run.settings.metrics))
+    pictures = Pictures(run.data, run.network, boxes=boxes)
     with ExitStack() as stack:
 
         def begin() -> Plan:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(out))
-            keep(subject.settings, out)
+            keep(run.settings, out)
             rows = read_rows(out)
             done = {row["image"] for row in rows}
-            items = enumerate(subject.data.items)
+            items = enumerate(run.data.items)
             remaining = [i for i, item in items if item.image not in done]
-            return Plan(subject.settings, remaining, any("error" not in row for row in rows))
+            return Plan(run.settings, remaining, any("error" not in row for row in rows))
 
         plan = decided(processes, begin)
-        changed = differences(asdict(plan.settings), asdict(subject.settings))
+        changed = differences(asdict(plan.settings), asdict(run.settings))
         if changed:
             raise ValueError(
                 f"process {processes.rank} is not set up as process 0: {'; '.join(changed)}"
@@ -86,28 +86,28 @@ def measure(
         if processes.size > 1:
             words = f"benchmark, process {processes.rank} of {processes.size}"
         else:
-            before = len(subject.data.items) - len(own)
+            before = len(run.data.items) - len(own)
         with bar(desc=words, total=before + len(own), initial=before, unit="image") as shown:
-            for rows in _measured(subject, prepared(pictures, own, workers), plan.works):
+            for rows in _measured(run, prepared(pictures, own, workers), plan.works):
                 append(rows)
                 shown.update()
         wait_for_all(processes)
     return bool(plan.remaining)
 
 
-def _measured(subject: Subject, pictures: Iterable[Prepared], works: bool) -> Iterator[list[Row]]:
+def _measured(run: BenchmarkRun, pictures: Iterable[Prepared], works: bool) -> Iterator[list[Row]]:
     """Yield the rows of one picture after the other; one that fails has a row that says why.
 
     Raises:
         ValueError: if the first to be measured all fail and none `works` already.
     """
-    shared = {**subject.settings.for_rows(), "device_name": device_name(subject.device)}
+    shared = {**run.settings.for_rows(), "device_name": device_name(run.device)}
     failed: list[list[Row]] = []
     for picture in pictures:
         try:
             if picture.error:
                 raise PictureError(picture.error)
-            rows = measure_image(subject, picture)
+            rows = measure_picture(run, picture)
         except (ValueError, RuntimeError) as error:
             if isinstance(error, FATAL) or any(text in str(error) for text in FATAL_TEXTS):
                 raise

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_unioncam.benchmark.benchmark_run import Subject
+from captum_unioncam.benchmark.benchmark_run import BenchmarkRun
 from captum_unioncam.benchmark.loading import Prepared
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.method_spec import parse_spec
-from captum_unioncam.comparison.result import Comparison
+from captum_unioncam.comparison.result import COSTS, Comparison
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
@@ -24,9 +24,12 @@ from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
 from captum_unioncam.metrics.similarity import similarities
 from captum_unioncam.vision.pictures import PictureError
 
+# The metrics that follow a protocol's way to mask.
+DROPS = ("average_drop", "average_increase", "average_gain")
+
 
 def compared(
-    subject: Subject,
+    run: BenchmarkRun,
     methods: Mapping[str, str],
     metrics: Sequence[str],
     x: Tensor,
@@ -36,25 +39,19 @@ def compared(
     show_progress: bool = False,
 ) -> Comparison:
     """Compare methods as the protocol says, by the metrics that need no boxes."""
-    protocol = subject.settings.protocol
+    protocol = run.settings.protocol
     drop, insertion, deletion = protocol_arguments(protocol, black)
-    options = {
-        "average_drop": drop,
-        "average_increase": drop,
-        "average_gain": drop,
-        "insertion": insertion,
-        "deletion": deletion,
-    }
+    options = {**dict.fromkeys(DROPS, drop), "insertion": insertion, "deletion": deletion}
     chosen = [metric for metric in metrics if not needs_boxes(metric)]
     with warnings.catch_warnings():
         # A blank or worthless map is a result like any other here, and its metrics show it.
-        warnings.filterwarnings("ignore", ".* (is blank|explains nothing) for example", UserWarning)
+        warnings.filterwarnings("ignore", ".* (is blank for|explains nothing where) ", UserWarning)
         return compare(
             methods,
             x,
             target,
-            forward_func=subject.network.model,
-            layer=subject.layer,
+            forward_func=run.network.model,
+            layer=run.layer,
             # Methods mask as their maps are measured.
             baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
             metrics=chosen,
@@ -63,15 +60,15 @@ def compared(
         )
 
 
-def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
+def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
     """Return a row per class and method of a picture, without what all rows of a run share.
 
     Raises:
         PictureError: if it shows nothing that could be explained.
         ValueError: if it cannot be measured, such as where scores are not finite.
     """
-    settings, network = subject.settings, subject.network
-    x, black = picture.x.to(subject.device), picture.black.to(subject.device)
+    settings, network = run.settings, run.network
+    x, black = picture.x.to(run.device), picture.black.to(run.device)
     predicted = int(network.outputs(x)[0].argmax())
     classes = classes_of(picture, predicted, settings)
     targets = {str(c): c for c in classes}
@@ -79,47 +76,38 @@ def measure_image(subject: Subject, picture: Prepared) -> list[Row]:
         m: drawn_anew(spec, settings.seed, picture.item.image)
         for m, spec in settings.methods.items()
     }
-    rows: dict[tuple[int, str], Row] = {}
+    found: dict[tuple[str, str], Row] = {}
     maps: dict[str, Tensor] = {}
     for group in [{m: s} for m, s in methods.items()] if settings.alone else [methods]:
-        found = compared(subject, group, settings.metrics, x, black, targets)
-        maps |= found.maps
-        for row in found.rows:
-            rows[int(row["class"]), row["method"]] = row
-    measured = []
+        comparison = compared(run, group, settings.metrics, x, black, targets)
+        maps |= comparison.maps
+        found |= {(row["class"], row["method"]): row for row in comparison.rows}
+    rows = []
     for number, c in enumerate(classes):
         of_class = {m: cam[:, number : number + 1] for m, cam in maps.items()}
-        differ = disagreement(list(of_class.values()), x.shape[2:])
+        about = {
+            "image": picture.item.image,
+            "class": c,
+            "class_name": network.class_name(c),
+            "predicted": predicted,
+            "labels": list(picture.item.labels),
+            "disagreement": disagreement(list(of_class.values()), x.shape[2:]),
+        }
         for method, spec in methods.items():
-            row = rows[c, method]
-            values = {
-                m: located_by(m, x, of_class[method], picture.boxes[c], picture.scale)
-                if needs_boxes(m)
-                else row[m]
-                for m in settings.metrics
+            row = found[str(c), method]
+            metrics = {
+                name: located_by(name, x, of_class[method], picture.boxes[c], picture.scale)
+                if needs_boxes(name)
+                else row[name]
+                for name in settings.metrics
             }
-            measured.append(
-                {
-                    "image": picture.item.image,
-                    "class": c,
-                    "class_name": network.class_name(c),
-                    "probability": row["probability"],
-                    "predicted": predicted,
-                    "labels": list(picture.item.labels),
-                    "method": method,
-                    "spec": spec,
-                    "metrics": values,
-                    "disagreement": differ,
-                    "forwards": row["forwards"],
-                    "seconds": row["seconds"],
-                    "peak_bytes": row["peak_bytes"],
-                }
-            )
-    return measured
+            kept = {name: row[name] for name in ("probability", *COSTS)}
+            rows.append({**about, "method": method, "spec": spec, "metrics": metrics, **kept})
+    return rows
 
 
 def drawn_anew(spec: str, seed: int, image: str) -> str:
-    """Give a method that draws, and whose seed is not said, one of its own for each picture.
+    """Give a method that draws, and whose seed is not given, one of its own for each picture.
 
     With one seed for all, a control would be a single map, and intervals over pictures blind to it.
 
