@@ -8,13 +8,21 @@ import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from captum_unioncam.engine.arguments import check_finite, check_flag, closest
-from captum_unioncam.engine.captum_compat import BaselineType
+from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.documentation import complete
 from captum_unioncam.engine.layer_state import LayerState, measure_layer
 from captum_unioncam.engine.modules import check_layer
-from captum_unioncam.engine.options import SHARED_OPTIONS, Attributions, check_options
+from captum_unioncam.engine.options import (
+    SHARED_OPTIONS,
+    Attributions,
+    GradKwargs,
+    Inputs,
+    LayerOptions,
+    check_options,
+)
 from captum_unioncam.engine.request import Request, checked_request
 from captum_unioncam.engine.target_scores import Score
 from captum_unioncam.engine.warn import warn
@@ -96,14 +104,15 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         is_scaled = False                         # whether maps span [0, 1] once resized
         parts = ()                                # fields of its details that are maps
 
+        def cam(self, state, option):             # signed map, (N, 1, *spatial)
+
         def attribute(self, inputs, ..., *, option=default, **options: Unpack[LayerOptions]):
             return self.explain(locals())
 
-        def cam(self, state, option):             # signed map, (N, 1, *spatial)
-
-    `attribute` has the parameters of Captum's LayerGradCam, in its order, then the method's own
-    as keywords, whose types check them, and those it shares with others, whose documentation is
-    filled in. `cam` returns the map, or a tuple of the map and what else was found.
+    `cam` returns the map, or a tuple of the map and what else was found. A method with options of
+    its own, or with those of perturbing methods, writes `attribute` anew: the parameters of
+    Captum's LayerGradCam, in its order, then its own as keywords, whose types check them, and
+    those it shares with others, whose documentation is filled in.
     """
 
     name: ClassVar[str] = "class activation map"
@@ -114,7 +123,6 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
     brings_baselines: ClassVar[bool] = False
     is_scaled: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ()
-    attribute: Callable[..., Any]
     cam: Callable[..., Any]
 
     def __init__(
@@ -142,6 +150,19 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         super().__init_subclass__(**kwargs)
         if "attribute" in vars(cls):
             as_captums(cls)
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        grad_kwargs: GradKwargs = None,
+        **options: Unpack[LayerOptions],
+    ) -> Attributions:
+        """Compute the map."""
+        return self.explain(locals())
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
@@ -224,6 +245,9 @@ def as_captums(cls: type[Any]) -> type[Any]:
     # Captum's wrappers call what is below its decorator.
     cls.attribute = log_usage()(cls.attribute)
     return cls
+
+
+as_captums(ClassActivationMap)
 
 
 def by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def complete(attribute: Callable[..., Any], method: Any) -> None:
         "Returns": own.get("Returns", RETURNS),
         "Raises": own.get("Raises", RAISES),
     }
-    lines = [f"Compute the {method.name} map for the target.", ""]
+    lines = ["Compute the map of the layer for the target.", ""]
     for title, text in sections.items():
         lines += [f"{title}:", *(f"    {line}".rstrip() for line in text.splitlines()), ""]
     # Indented as written docstrings are.

@@ -34,19 +34,6 @@ class LayerOnesCAM(ClassActivationMap):
     name = "All ones"
     needs_gradients = False
 
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: GradKwargs = None,
-        **options: Unpack[LayerOptions],
-    ) -> Attributions:
-        """Compute the map."""
-        return self.explain(locals())
-
     def cam(self, state: LayerState) -> Tensor:
         return torch.ones_like(state.activations[:, :1])
 

@@ -1,19 +1,8 @@
 """HiResCAM: gradients times activations, position by position (Draelos and Carin, 2020)."""
 
 from torch import Tensor
-from typing_extensions import Unpack
 
-from captum_unioncam.engine import (
-    Attributions,
-    ClassActivationMap,
-    GradKwargs,
-    Inputs,
-    LayerOptions,
-    LayerState,
-    Source,
-    TargetType,
-    weighted_sum,
-)
+from captum_unioncam.engine import ClassActivationMap, LayerState, Source, weighted_sum
 
 
 class LayerHiResCAM(ClassActivationMap):
@@ -45,19 +34,6 @@ class LayerHiResCAM(ClassActivationMap):
     source = Source(
         "Draelos and Carin", 2020, "https://arxiv.org/abs/2011.08891", "secondary sources"
     )
-
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: GradKwargs = None,
-        **options: Unpack[LayerOptions],
-    ) -> Attributions:
-        """Compute the map."""
-        return self.explain(locals())
 
     def cam(self, state: LayerState) -> Tensor:
         return weighted_sum(state.gradients, state.activations)

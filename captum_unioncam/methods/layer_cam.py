@@ -4,17 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    Attributions,
     ClassActivationMap,
-    GradKwargs,
-    Inputs,
-    LayerOptions,
     LayerState,
     Source,
-    TargetType,
     check_number,
     quotient,
     resize,
@@ -100,19 +94,6 @@ class LayerCAM(ClassActivationMap):
     source = Source(
         "Jiang et al., IEEE TIP", 2021, "https://doi.org/10.1109/TIP.2021.3089943", "authors' code"
     )
-
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: GradKwargs = None,
-        **options: Unpack[LayerOptions],
-    ) -> Attributions:
-        """Compute the map."""
-        return self.explain(locals())
 
     def cam(self, state: LayerState) -> Tensor:
         return weighted_sum(state.gradients.relu(), state.activations)

@@ -2,17 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
-    Attributions,
     ClassActivationMap,
-    GradKwargs,
-    Inputs,
-    LayerOptions,
     LayerState,
     Source,
-    TargetType,
     spatial_mean,
     weighted_sum,
 )
@@ -54,19 +48,6 @@ class LayerOriginalCAM(ClassActivationMap):
     name = "CAM"
     source = Source("Zhou et al., CVPR", 2016, "https://arxiv.org/abs/1512.04150", "authors' code")
     needs_gradients = False
-
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: GradKwargs = None,
-        **options: Unpack[LayerOptions],
-    ) -> Attributions:
-        """Compute the map."""
-        return self.explain(locals())
 
     def cam(self, state: LayerState) -> Tensor:
         A, request = state.activations, state.request

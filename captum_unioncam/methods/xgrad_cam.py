@@ -1,20 +1,8 @@
 """XGrad-CAM: the axiom-based Grad-CAM (Fu et al., BMVC 2020)."""
 
 from torch import Tensor
-from typing_extensions import Unpack
 
-from captum_unioncam.engine import (
-    Attributions,
-    ClassActivationMap,
-    GradKwargs,
-    Inputs,
-    LayerOptions,
-    LayerState,
-    Source,
-    TargetType,
-    quotient,
-    weighted_sum,
-)
+from captum_unioncam.engine import ClassActivationMap, LayerState, Source, quotient, weighted_sum
 
 
 class LayerXGradCAM(ClassActivationMap):
@@ -47,19 +35,6 @@ class LayerXGradCAM(ClassActivationMap):
 
     name = "XGrad-CAM"
     source = Source("Fu et al., BMVC", 2020, "https://arxiv.org/abs/2008.02312", "authors' code")
-
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        grad_kwargs: GradKwargs = None,
-        **options: Unpack[LayerOptions],
-    ) -> Attributions:
-        """Compute the map."""
-        return self.explain(locals())
 
     def cam(self, state: LayerState) -> Tensor:
         A, W = state.activations, state.gradients
