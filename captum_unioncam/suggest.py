@@ -9,7 +9,21 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.engine.modules import evaluating
-from captum_unioncam.engine.tokens import channels_seem_last, image_size
+
+
+def image_size(inputs: tuple[Tensor, ...]) -> tuple[int, int] | None:
+    """Return height and width of the first image among the inputs, if there is one."""
+    images = (x for x in inputs if x.is_floating_point() and x.dim() == 4)
+    return next(((x.shape[2], x.shape[3]) for x in images), None)
+
+
+def channels_seem_last(layer_output: Tensor, size: tuple[int, int]) -> bool:
+    """Return whether a layer's output over images of that size looks like (N, H, W, C)."""
+    if layer_output.dim() != 4:
+        return False
+    (height, width), (_, rows, columns, last) = size, layer_output.shape
+    return rows * width == columns * height and columns * width != last * height and last > columns
+
 
 # Layers that only pool, drop or pass on what an earlier layer found.
 PASSING = (

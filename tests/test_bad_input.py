@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_unioncam import LayerHiResCAM, LayerUnionCAM, black_baseline, suggest_layer
+from captum_unioncam import LayerUnionCAM, black_baseline, suggest_layer
 from tests.networks import NETWORKS, TwoInputs, images, of_rank, seeded
 
 NAN = float("nan")
@@ -128,30 +128,6 @@ def test_layer_without_spatial_dimensions():
         ValueError, match=r"layer '7' \(Linear\) gives shape \(2, 5\).*suggest_layer"
     ):
         LayerUnionCAM(net, net[7]).attribute(inputs, 1)
-
-
-@pytest.mark.parametrize(
-    ("size", "channels", "warned"),
-    [((12, 12), 40, True), ((8, 12), 40, True), ((12, 12), 12, False), ((8, 12), 18, False)],
-)
-def test_layers_with_channels_last_are_said(size, channels, warned):
-    # Twelve channels of 12 x 12, and 18 last ones before 12, could be either; maps are meant.
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.Linear(3, channels)
-
-        def forward(self, i):
-            return self.blocks(i.permute(0, 2, 3, 1)).mean((1, 2))
-
-    net, inputs = seeded(Net()), torch.rand(1, 3, *size, dtype=torch.double)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        LayerHiResCAM(net, net.blocks).attribute(inputs, 1)
-    messages = [str(w.message) for w in caught if "come last" in str(w.message)]
-    shape = f"(1, {size[0]}, {size[1]}, {channels})"
-    expected = f"layer 'blocks' (Linear) gives shape {shape} for images of {size[0]} x {size[1]}"
-    assert [m[: len(expected)] for m in messages] == [expected] * warned
 
 
 def test_a_layer_that_also_returns_integers():

@@ -18,6 +18,7 @@ from captum_unioncam.engine.cam import (
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
 from captum_unioncam.engine.layer_state import LayerState, measure_inputs
+from captum_unioncam.engine.layout import Layout, LayoutOption, parse_layout
 from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.options import (
@@ -55,6 +56,8 @@ __all__ = [
     "Inputs",
     "LayerOptions",
     "LayerState",
+    "Layout",
+    "LayoutOption",
     "MaskOptions",
     "MaskScorer",
     "MaskScores",
@@ -80,6 +83,7 @@ __all__ = [
     "generator_of",
     "measure_inputs",
     "min_max",
+    "parse_layout",
     "percentile",
     "quotient",
     "resize",

@@ -12,11 +12,12 @@ from captum_unioncam.engine import arguments as check
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
+from captum_unioncam.engine.layout import Layouts
+from captum_unioncam.engine.layout_finding import ShapesSeen, check_maskable, find_layout
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.request import Request, copied
 from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, check_output
-from captum_unioncam.engine.tokens import TokenGrid, channels_seem_last, find_grid, image_size
 from captum_unioncam.engine.warn import warn
 
 
@@ -28,10 +29,12 @@ class SharedMeasurements:
         states (list): per target, one state for each tensor of the layer.
         tables (dict): by layer tensor and budget, scores of its channels as masks, one table
             per target.
+        seen (ShapesSeen): what the model's convolutions and pooling gave on the clean inputs.
     """
 
     states: list[tuple["LayerState", ...]] = field(default_factory=list)
     tables: dict[tuple[int, int | None], list[MaskScores]] = field(default_factory=dict)
+    seen: ShapesSeen = field(default_factory=ShapesSeen)
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,15 @@ class LayerState:
 
     Attributes:
         request (Request): what was asked for.
-        activations (Tensor): A, (N, C, *spatial), detached, in float32 or better. Tokens of
-            transformers are laid out as maps, without the class token.
+        activations (Tensor): A, (N, C, *spatial), detached, in float32 or better. Whatever
+            the layer's layout, these are maps; tokens are without those that lead.
         gradients (Tensor): W, gradients of the target's raw output with respect to A; empty for
             a method that needs none.
         target (TargetScores): reads the target's raw output and score.
         logits (Tensor): the target's raw output on the clean inputs, (N,).
         scores (Tensor): the target's score f_c on the clean inputs, (N,).
         layer_tensor (Tensor): the layer's own tensor, in its dtype and layout.
-        grid (TokenGrid, optional): how tokens lie on the image; None for layers of maps.
+        layout (Layout or OwnLayout): how it lies on the inputs.
         position (int): which of the layer's tensors this is.
         layer_calls (int): how often a forward calls the layer; its last call is measured.
         shared (SharedMeasurements): what it shares with the states of other targets.
@@ -62,7 +65,7 @@ class LayerState:
     logits: Tensor
     scores: Tensor
     layer_tensor: Tensor
-    grid: TokenGrid | None
+    layout: Layouts
     position: int
     layer_calls: int
     shared: "SharedMeasurements"
@@ -78,8 +81,7 @@ class LayerState:
         request, first = self.request, self.shared.states[0][self.position]
         if first is not self:
             return first.masks.for_target(self.target)
-        masked = check.maskable(request.inputs, self.activations)
-        return MaskScorer(request, masked, request.baselines, self.target)
+        return self.masks_over(request.baselines)
 
     def channel_scores(self, max_masks: int | None = None) -> MaskScores:
         """Score every channel of A as a mask, once for all targets and methods that ask.
@@ -101,8 +103,9 @@ class LayerState:
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""
-        masked = check.maskable(self.request.inputs, self.activations)
-        return MaskScorer(self.request, masked, baselines, self.target)
+        inputs, A = self.request.inputs, self.activations
+        check_maskable(inputs, A, self.layout, self.shared.seen)
+        return MaskScorer(self.request, check.maskable(inputs, A), baselines, self.target)
 
     @cached_property
     def features(self) -> FeatureScorer:
@@ -116,18 +119,16 @@ class LayerState:
         cause = "the network overflows on the changed inputs"
         check.check_finite("activations", A, cause)
         check.check_finite("gradients", W, cause)
-        return _as_maps(A, self.grid), _as_maps(W, self.grid)
+        return _as_maps(A, self.layout), _as_maps(W, self.layout)
 
     def as_layer_tensor(self, features: Tensor, example: int) -> Tensor:
         """Lay out features (R, C, *spatial) as the layer's own tensor of that example."""
         own = self.layer_tensor[example : example + 1]
-        features = features.to(own)
-        return features if self.grid is None else self.grid.to_tokens(features, own)
+        return self.layout.to_layer(features.to(own), own)
 
 
-def _as_maps(values: Tensor, grid: TokenGrid | None) -> Tensor:
-    values = at_least_float32(values)
-    return values if grid is None else grid.to_maps(values)
+def _as_maps(values: Tensor, layout: Layouts) -> Tensor:
+    return layout.to_maps(at_least_float32(values))
 
 
 @contextmanager
@@ -142,7 +143,10 @@ def measure_layer(
     """
     shared = SharedMeasurements() if shared is None else shared
     with evaluation_mode(request):
-        clean = clean_pass(request, request.inputs, needs_gradients=needs_gradients)
+        # Targets of a comparison share what the first one's forward told.
+        model = None if shared.states else model_behind(request.forward_func)
+        with shared.seen.watching(model, request.num_examples):
+            clean = clean_pass(request, request.inputs, needs_gradients=needs_gradients)
         states = tuple(_state(request, clean, i, shared) for i in range(len(clean.activations)))
         shared.states.append(states)
         yield states
@@ -189,13 +193,14 @@ def _state(
 ) -> LayerState:
     A, W = clean.activations[position], clean.gradients[position]
     _check_layer_tensor(A, W, request.num_examples, request.layer_name)
-    if not shared.states:
-        _warn_of_channels_last(A, request)
-    grid = find_grid(A, request.inputs)
+    if shared.states:
+        layout = shared.states[0][position].layout
+    else:
+        layout = find_layout(A, request.inputs, request.layer, shared.seen, request.layout)
     target, (logits, scores) = clean.target, clean.clean_scores
     return LayerState(
-        request, _as_maps(A, grid), _as_maps(W, grid) if W.numel() else W, target,
-        logits.to(A.device), scores.to(A.device), A, grid, position, clean.layer_calls,
+        request, _as_maps(A, layout), _as_maps(W, layout) if W.numel() else W, target,
+        logits.to(A.device), scores.to(A.device), A, layout, position, clean.layer_calls,
         shared, len(shared.states),
     )  # fmt: skip
 
@@ -216,16 +221,6 @@ def _check_layer_tensor(A: Tensor, W: Tensor, num_examples: int, name: str) -> N
     cause = "the network overflows, holds NaN weights or was given NaN as a further argument"
     check.check_finite(f"activations of {name}", A, cause)
     check.check_finite(f"gradients at {name}", W, cause)
-
-
-def _warn_of_channels_last(A: Tensor, request: Request) -> None:
-    size = image_size(request.inputs)
-    if size is not None and channels_seem_last(A, size):
-        warn(
-            f"{request.layer_name} gives shape {tuple(A.shape)} for images of {size[0]} x "
-            f"{size[1]}: its channels seem to come last, but it is read as (N, C, H, W); choose "
-            "the layer after they are permuted, as captum_unioncam.suggest_layer(model) does"
-        )
 
 
 def _warn_of_training_mode(model: nn.Module | None, layer: nn.Module | None) -> None:

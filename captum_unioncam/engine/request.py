@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
+from captum_unioncam.engine.layout import LayoutOption, Layouts, Name, parse_layout
 from captum_unioncam.engine.modules import check_layer, describe_layer
+from captum_unioncam.engine.scorer_choice import NamedScorer
 from captum_unioncam.engine.target_scores import Score, parse_target
 
 
@@ -29,8 +31,10 @@ class Request:
         score (Score): what f_c is.
         rows_per_forward (int, optional): most rows of a forward; None lets the engine decide.
         description (str, optional): name for progress bars; None shows none.
-        scorer (Callable): what perturbed inputs run through; forward_func unless the user gave
-            another callable.
+        scorer (Callable or NamedScorer): what perturbed inputs run through; forward_func unless the
+            user gave another callable or the name of a runtime.
+        layout (optional): how the layer's tensor lies on the inputs, as `parse_layout` returns
+            it; None finds out.
     """
 
     forward_func: Callable[..., Any]
@@ -45,7 +49,8 @@ class Request:
     score: Score
     rows_per_forward: int | None
     description: str | None
-    scorer: Callable[..., Any]
+    scorer: Callable[..., Any] | NamedScorer
+    layout: Name | Layouts | None = None
 
     @property
     def scorer_is_own(self) -> bool:
@@ -98,7 +103,8 @@ def checked_request(
     score: Score = "probability",
     perturbations_per_eval: int | None = None,
     description: str | None = None,
-    scorer: Callable[..., Any] | None = None,
+    scorer: Callable[..., Any] | NamedScorer | str | None = None,
+    layout: LayoutOption = None,
 ) -> Request:
     """Check the arguments of an `attribute` and return them as a Request, before any forward.
 
@@ -114,8 +120,10 @@ def checked_request(
         raise TypeError(f"grad_kwargs must be a dict or None, got {type(grad_kwargs).__name__}")
     if not callable(score):
         check.check_choice("score", score, ("probability", "logit"))
-    if scorer is not None and not callable(scorer):
-        raise TypeError(f"scorer must be callable or None, got {type(scorer).__name__}")
+    if isinstance(scorer, str):
+        scorer = NamedScorer(scorer)
+    if scorer is not None and not callable(scorer) and not isinstance(scorer, NamedScorer):
+        raise TypeError(f"scorer must be callable, a name or None, got {type(scorer).__name__}")
     parsed = check.parse_inputs(inputs)
     extra = additional_forward_args
     request = Request(
@@ -132,6 +140,7 @@ def checked_request(
         perturbations_per_eval and perturbations_per_eval * len(parsed[0]),
         description,
         forward_func if scorer is None else scorer,
+        parse_layout(layout),
     )
     for x in request.inputs:
         if x.is_floating_point():
