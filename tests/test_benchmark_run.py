@@ -189,6 +189,7 @@ def test_the_metrics_are_those_of_the_maps(photos, whole):
     assert row["metrics"]["average_drop"] == pytest.approx(drop, abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on(photos, whole, tmp_path, capsys):
     path = tmp_path / "rows-0.jsonl"
     given = arguments(photos, tmp_path, "--workers", 1)
@@ -250,6 +251,7 @@ def test_controls_draw_anew_for_every_picture(photos, tmp_path, capsys):
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m")
 
 
+@pytest.mark.exhaustive
 def test_two_processes_make_the_same_table(photos, whole, tmp_path):
     # As torchrun must be told: it takes --n for its own.
     given = [*arguments(photos, tmp_path), "--pictures", PICTURES + 1]
@@ -263,6 +265,7 @@ def test_two_processes_make_the_same_table(photos, whole, tmp_path):
     assert_same_tables(tmp_path, whole)
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_fails_ends_the_others(photos, tmp_path):
     given = arguments(photos, tmp_path)
     with python(*TORCHRUN, "captum_unioncam", *given, FAILING_RANK="1") as process:
@@ -488,6 +491,7 @@ def test_progress_on_stderr(photos, tmp_path, capsys):
 
 
 @pytest.mark.network
+@pytest.mark.exhaustive
 def test_a_miniature_on_photographs(tmp_path, capsys):
     photographs = {"tiger cat": skimage.cat(), "espresso": skimage.coffee()}
     for name, pixels in photographs.items():

@@ -128,6 +128,7 @@ def map_pooled():
     return nn.Sequential(*parts), tiny_network()[1]
 
 
+@pytest.mark.exhaustive
 def test_all_are_timed_in_every_round(no_peers, no_memory):
     said = []
     (found,) = quick(settings_of(), said)
@@ -262,6 +263,7 @@ def test_peers_can_be_left_out(no_memory):
     assert "left out" not in text
 
 
+@pytest.mark.exhaustive
 def test_steps_are_timed_on_request(no_peers, no_memory):
     settings = settings_of(n=1, repeats=1, methods=("unioncam",), steps=True)
     (found,) = quick(settings)
@@ -324,6 +326,7 @@ def failing(label, peer):
     return Contestant(label, lambda: nullcontext(request), peer=peer)
 
 
+@pytest.mark.exhaustive
 def test_failures_of_others_are_said_and_own_ones_raised(monkeypatch, no_memory, tmp_path):
     own = contestants.contestants_of
 
@@ -441,6 +444,7 @@ def test_what_a_call_takes_and_keeps():
         assert 111 * MEBIBYTE < found.peak_bytes < 140 * MEBIBYTE
 
 
+@pytest.mark.exhaustive
 def test_memory_is_measured_in_a_process_of_its_own():
     settings = settings_of(n=1)
     found = footprint_alone(settings, "float32", 1, "UnionCAM")

@@ -14,6 +14,7 @@ from captum_unioncam.vision import networks
 pytestmark = pytest.mark.network
 
 
+@pytest.mark.exhaustive
 def test_demo(tmp_path, capsys):
     out = tmp_path / "demo.png"
     assert cli.main(["demo", "-o", str(out)]) == 0

@@ -28,9 +28,17 @@ LITERATURE = {
     "regnet_y_400mf": "trunk_output",
     "swin_t": "permute",
 }
+# Built in moments.
+SMALL = ("resnet18", "alexnet", "mobilenet_v2", "squeezenet1_0", "shufflenet_v2_x1_0", "swin_t")
 
 
-@pytest.mark.parametrize("name", LITERATURE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SMALL else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in LITERATURE
+    ],
+)
 def test_torchvision(name):
     model = models.get_model(name, weights=None)
     hooks = sum(len(m._forward_hooks) for m in model.modules())
