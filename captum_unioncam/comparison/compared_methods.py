@@ -221,7 +221,7 @@ class Explainer:
         # Tensors by identity: they are alive as long as the group that they describe.
         key = (
             method.forward_func, method.layer, request.attribute_to_layer_input, request.score,
-            request.scorer,
+            request.scorer, request.layout,
             tuple(id(b) if isinstance(b, Tensor) else b for b in request.baselines),
         )  # fmt: skip
         if key not in self.groups:

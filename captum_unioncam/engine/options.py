@@ -16,6 +16,7 @@ from captum_unioncam.engine.arguments import (
     check_percent,
 )
 from captum_unioncam.engine.captum_compat import BaselineType
+from captum_unioncam.engine.layout import LayoutOption
 from captum_unioncam.engine.randomness import check_seed
 from captum_unioncam.engine.target_scores import Score
 
@@ -37,6 +38,8 @@ Share = Annotated[float, partial(check_number, least=0, most=1)]
 class LayerOptions(TypedDict, total=False):
     """Options of every method of a layer."""
 
+    layout: LayoutOption
+
 
 class PathOptions(LayerOptions, total=False):
     """Options of methods that follow a path from a baseline."""
@@ -56,7 +59,7 @@ class InputOptions(PerturbationOptions, total=False):
     """Options of every method that scores changed inputs."""
 
     baselines: BaselineType
-    scorer: Callable[..., Any] | None
+    scorer: Callable[..., Any] | str | None
 
 
 class FeatureOptions(LayerOptions, PerturbationOptions, total=False):
@@ -76,6 +79,16 @@ class SharedOption(NamedTuple):
 
 # In the order of signatures and documentation.
 SHARED_OPTIONS: dict[str, SharedOption] = {
+    "layout": SharedOption(
+        None,
+        """\
+layout (str, Layout or Callable, optional): how the layer's tensor lies on the input:
+    "maps" (N, C, *spatial), "channels_last" (N, *spatial, C), "tokens" (N, T, C), a
+    :class:`captum_unioncam.engine.Layout`, or a function from the tensor to maps, with
+    one back, ``(there, back)``, for methods that change the layer's features. None
+    finds out, and raises where two readings fit. Default: None
+""",
+    ),
     "baselines": SharedOption(
         None,
         """\
