@@ -13,6 +13,7 @@ from torch import nn
 
 from captum_unioncam import black_baseline
 from captum_unioncam.commands import main as cli
+from captum_unioncam.comparison.text import formatted
 from captum_unioncam.vision import networks, pictures
 
 
@@ -54,16 +55,20 @@ def test_explain(picture, tmp_path, capsys):
     )
     assert status == 0
     assert err == ""
-    assert table.splitlines()[0].split() == (
-        ["image", "class", "probability", "β", "Grad-CAM", "β_D", "β_R", "β_DR", "chosen"]
-    )
-    assert table.splitlines()[1].startswith("photo.png")
-    assert table.splitlines()[-1] == f"picture written to {out}"
+    lines = table.splitlines()
+    header = "image class method probability β ↑ forwards seconds peak MiB chosen"
+    assert lines[0].split() == header.split()
+    assert lines[1].startswith("photo.png")
+    assert ["Grad-CAM" in lines[1], "map D" in lines[2], "map R" in lines[3]] == [True] * 3
+    assert lines[4].endswith("region: the union adds nothing")
+    assert lines[-1] == f"picture written to {out}"
     with Image.open(out) as image:
         assert image.size[0] > 800
-    saved = [np.load(maps / name) for name in ("photo.png.npy", "photo.png-2.npy")]
+    names = [f"{name}.tests.test_cli-small_network.auto" for name in ("photo.png", "photo.png-2")]
+    saved = [np.load(maps / f"{name}.unioncam.top1.npy") for name in names]
     assert saved[0].shape == (28, 28)
     assert np.array_equal(*saved)
+    assert len(list(maps.iterdir())) == 2 * 4
 
 
 def test_explain_into_a_folder_and_again(picture, tmp_path, capsys):
@@ -81,7 +86,8 @@ def test_other_images_are_still_done(picture, tmp_path, capsys):
     broken, text = tmp_path / "broken.png", tmp_path / "notes.txt"
     broken.write_bytes(picture.read_bytes()[:500])
     text.write_text("no picture")
-    images = [tmp_path / "missing.jpg", broken, text, tmp_path, picture]
+    (tmp_path / "empty.png").touch()
+    images = [tmp_path / "missing.jpg", broken, text, tmp_path / "empty.png", picture]
     status, table, err = run(capsys, "explain", *images, *OWN, "-o", tmp_path / "out.png")
     assert status == 1
     lines = err.splitlines()
@@ -116,7 +122,18 @@ def test_pictures_are_upright_and_rgb(tmp_path):
         (["--theta", "120"], "--theta must be from 0 to 100, got 120.0"),
         (["--theta", "nan"], "--theta must be from 0 to 100"),
         (["-o", "out.xyz"], "--output out.xyz: end it in one of"),
-        (["-o", "no/such/folder/out.png"], "there is no folder"),
+        (["-o", "no/such/folder/out.png"], "--output no/such/folder/out.png: give a file in a"),
+        (["-o", "out.png", "--resume"], "--resume needs a folder as --output"),
+        (["-o", "out.png", "--overlay", "--target", "top2"], "an overlay shows one class"),
+        (["-o", "out.svg", "--overlay"], "--output out.svg: end it in one of"),
+        (["--metrics", "betta"], "no metric 'betta'; closest: 'beta'"),
+        (["--metrics", "iou"], "--metrics iou needs boxes or masks, given in Python only"),
+        (["--method", "unioncamm"], "no method 'unioncamm'; closest: 'unioncam'"),
+        (["--method", "unioncam:max_masks=0"], "max_masks"),
+        (["--method", "layercam", "--theta", "3"], "--method layercam has no theta"),
+        (["--target", "top4"], "no top4: tests.test_cli:small_network has 3 classes"),
+        (["--target", ","], "no class is named"),
+        (["--layer", "features"], "no layer 'features'; the outermost ones are 0, 1, 2, 3"),
         (["--layer", "11"], "no layer '11'; closest: '1'"),
         (["--target", "3"], "no class 3: tests.test_cli:small_network has classes 0 to 2"),
         (["--target", "-1"], "no class -1"),
@@ -219,44 +236,89 @@ def test_no_network_and_no_weights(picture, capsys, monkeypatch):
     assert "--model demo" in err
 
 
-def test_too_many_rows_for_one_picture(picture, capsys):
-    status, _, err = run(capsys, "explain", *[picture] * 21, *OWN, "-o", "out.png")
-    assert status == 2
-    assert "give a folder" in err
+def test_many_pictures_fill_pages(picture, tmp_path, capsys):
+    given = ["explain", *[picture] * 6, *OWN, "--method", "layercam"]
+    status, table, _ = run(capsys, *given, "-o", tmp_path / "out.pdf", "--csv", tmp_path / "a.csv")
+    assert status == 0
+    assert {p.name for p in tmp_path.glob("*.pdf")} == {"out-1.pdf", "out-2.pdf"}
+    first, last = tmp_path / "out-1.pdf", tmp_path / "out-2.pdf"
+    assert table.splitlines()[-1] == f"picture written to {first}, the last to {last}"
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 6 * 2
 
 
-def test_a_run_that_is_killed_leaves_what_it_finished(picture, tmp_path):
+def test_a_folder(picture, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("b.png", "a.JPG", ".hidden.png"):
+        with Image.open(picture) as image:
+            image.save(folder / name)
+    (folder / "inner.png").mkdir()
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "c.png").write_bytes(b"broken")
+    given = ["explain", folder, *OWN, "--method", "layercam", "-o", tmp_path / "out"]
+    status, table, err = run(capsys, *given)
+    assert status == 1
+    assert err.startswith(f"unioncam: {folder / 'c.png'}: not a readable picture")
+    assert table.index("a.JPG") < table.index("b.png")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "b.png"}
+    status, _, err = run(capsys, "explain", tmp_path / "out" / "none", *OWN, "-o", tmp_path / "p")
+    assert (status, "none: no such file" in err) == (1, True)
+    (tmp_path / "nothing").mkdir()
+    status, _, err = run(capsys, "compare", tmp_path / "nothing", *OWN)
+    assert (status, err) == (2, f"unioncam: {tmp_path / 'nothing'}: no picture in this folder\n")
+
+
+@pytest.mark.exhaustive
+def test_a_run_that_is_killed_leaves_what_it_finished(picture, tmp_path, capsys):
     script = textwrap.dedent(
         """
         import sys
-        from captum_unioncam.commands import main as cli
-        from captum_unioncam.comparison import drawing as figure
-        explain, done = figure.explain, []
-        def dying(*args, **kwargs):
+        from captum_unioncam.commands import compare, main as cli
+        load, done = compare.load_picture, []
+        def dying(path):
             done.append(1)
             if len(done) == 3:
                 import os; os._exit(9)
-            return explain(*args, **kwargs)
-        figure.explain = dying
+            return load(path)
+        compare.load_picture = dying
         cli.main(sys.argv[1:])
         """
     )
     out, folder = tmp_path / "out.png", tmp_path / "folder"
+    more = ["--csv", str(tmp_path / "rows.csv"), "--save-maps", str(tmp_path / "maps")]
     for target in (out, folder):
-        arguments = ["explain", *[str(picture)] * 3, *OWN, "-o", str(target)]
+        arguments = ["explain", *[str(picture)] * 3, *OWN, "-o", str(target), *more]
         done = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
         assert done.returncode == 9
     with Image.open(out) as image:
         assert image.size[1] > 500  # two rows
     assert sorted(p.name for p in folder.iterdir()) == ["photo.png-2.png", "photo.png.png"]
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 2 * 4
+    assert len(list((tmp_path / "maps").iterdir())) == 2 * 4
 
 
-def test_interrupted(picture, capsys, monkeypatch):
+def test_resuming_keeps_the_rows(picture, tmp_path, capsys):
+    other = tmp_path / "other.png"
+    other.write_bytes(picture.read_bytes())
+    rows = tmp_path / "rows.csv"
+    more = [*OWN, "-o", tmp_path / "out", "--csv", rows, "--method", "layercam"]
+    assert run(capsys, "explain", picture, *more)[0] == 0
+    first = rows.read_text().splitlines()
+    status, table, _ = run(capsys, "explain", picture, other, *more, "--resume")
+    assert (status, table.splitlines()[0][:12]) == (0, "1 of 2 were ")
+    assert rows.read_text().splitlines()[: len(first)] == first
+    assert len(rows.read_text().splitlines()) == 1 + 2 * 2
+    # Its rows are gone, though its figure is there.
+    rows.unlink()
+    assert not run(capsys, "explain", picture, *more, "--resume")[1].startswith("1 of 1")
+
+
+def test_interrupted(picture, capsys, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pictures, "load_picture", interrupt)
-    status, _, err = run(capsys, "explain", picture, *OWN)
+    monkeypatch.setattr("captum_unioncam.commands.compare.load_picture", interrupt)
+    status, _, err = run(capsys, "explain", picture, *OWN, "-o", tmp_path / "o.png")
     assert (status, err) == (130, "unioncam: interrupted\n")
 
 
@@ -304,14 +366,15 @@ def test_names_of_what_is_written_never_collide(picture, tmp_path, capsys):
     assert status == 0
     names = ["a-2", "a.bmp", "a.png", "a.png-2"]
     assert {path.name for path in folder.iterdir()} == {f"{name}.png" for name in names}
-    saved = {name: np.load(maps / f"{name}.npy") for name in names}
+    files = {n: maps / f"{n}.tests.test_cli-small_network.auto.unioncam.top1.npy" for n in names}
+    saved = {name: np.load(file) for name, file in files.items()}
     assert np.array_equal(saved["a.bmp"], saved["a-2"])
     assert not np.array_equal(saved["a.bmp"], saved["a.png"])
     # A map that is missing is made again.
-    (maps / "a-2.npy").unlink()
+    files["a-2"].unlink()
     again = run(capsys, "explain", *given, *OWN, "-o", folder, "--save-maps", maps, "--resume")
     assert again[1].startswith("3 of 4 were there already")
-    assert (maps / "a-2.npy").exists()
+    assert files["a-2"].exists()
 
 
 def failing_on_black():
@@ -325,6 +388,7 @@ def failing_on_black():
     return model, None, ["a", "b", "c"]
 
 
+@pytest.mark.filterwarnings("ignore:LayerCAM is blank")
 def test_a_picture_that_the_network_fails_on(picture, tmp_path, capsys, monkeypatch):
     def dark(image):
         return torch.zeros(3, 224, 224) if image.size == (8, 9) else torch.ones(3, 224, 224)
@@ -364,7 +428,9 @@ def test_warnings_are_lines(picture, tmp_path):
     given = ["explain", str(picture), *words, "-o", str(tmp_path / "o.png")]
     command = [sys.executable, "-m", "captum_unioncam", *given]
     err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert re.fullmatch("(unioncam: UnionCAM (is blank|explains nothing) for .*\n)+", err), err
+    assert re.fullmatch(
+        "(unioncam: photo.png: UnionCAM (is blank for|explains nothing where) .*\n)+", err
+    ), err
 
 
 def test_probabilities_are_not_softmaxed_again(picture, tmp_path, capsys):
@@ -387,8 +453,8 @@ def test_one_output_is_its_own_score(picture, tmp_path, capsys):
     x = networks.Network(
         "", model, networks.standard_preprocess([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     ).prepare(pictures.load_picture(picture))[0]
-    assert f"{model(x).item():.3f}" in table.splitlines()[1]
-    assert table.split()[:3] == ["image", "class", "output"]
+    assert formatted(model(x).item()) in table.splitlines()[1]
+    assert table.split()[:4] == ["image", "class", "method", "output"]
     words += ["-o", tmp_path / "o.png", "--method", "layercam"]
     assert run(capsys, "explain", picture, *words, "--target", "0")[0] == 0
     status, _, err = run(capsys, "explain", picture, *words, "--target", "1")
@@ -407,13 +473,12 @@ def test_names_that_look_like_formulas(picture, tmp_path, capsys, command):
 @pytest.mark.parametrize("command", ["explain", "compare"])
 def test_pictures_are_not_written_over(picture, capsys, command):
     before = picture.read_bytes()
-    for output in {"explain": (picture, picture.parent), "compare": (picture,)}[command]:
+    for output in (picture, picture.parent):
         status, _, err = run(capsys, command, picture, *OWN, "-o", output)
         assert status == 2
         assert err.startswith(f"unioncam: this would write over the picture {picture}")
-    if command == "compare":
-        status, _, err = run(capsys, command, picture, *OWN, "--csv", picture)
-        assert (status, "write over" in err) == (2, True)
+    status, _, err = run(capsys, command, picture, *OWN, "--csv", picture)
+    assert (status, "write over" in err) == (2, True)
     assert picture.read_bytes() == before
 
 
@@ -439,12 +504,109 @@ def test_pictures_of_more_than_eight_bits(tmp_path):
             pictures.load_picture(tmp_path / name)
 
 
+def test_transparent_pictures_lie_on_white(tmp_path):
+    shade, alpha = (np.full((4, 5), value, dtype=np.uint8) for value in (100, 255))
+    alpha[:, :2], alpha[:, 2] = 0, 51
+    clear, half = (slice(None), slice(0, 2)), (slice(None), 2)
+    rgba = Image.merge("RGBA", [Image.fromarray(a) for a in (shade, shade, shade, alpha)])
+    grey = Image.merge("LA", [Image.fromarray(shade), Image.fromarray(alpha)])
+    rgba.save(tmp_path / "rgba.png")
+    grey.save(tmp_path / "la.png")
+    grey.save(tmp_path / "la.tif")
+    colors = rgba.convert("RGB").quantize(2)
+    indices = np.asarray(colors).copy()
+    indices[clear] = 1
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette([100] * 3 + [7] * 3)
+    image.save(tmp_path / "p.png", transparency=1)
+    image.save(tmp_path / "p.gif", transparency=1)
+    keyed = np.full((4, 5, 3), 100, dtype=np.uint8)
+    keyed[clear] = 7
+    Image.fromarray(keyed).save(tmp_path / "rgb.png", transparency=(7, 7, 7))
+    Image.fromarray(keyed[..., 0]).save(tmp_path / "l.png", transparency=7)
+    for name in ("rgba.png", "la.png", "la.tif", "p.png", "p.gif", "rgb.png", "l.png"):
+        found = pictures.load_picture(tmp_path / name)
+        assert found.mode == "RGB", name
+        found = np.asarray(found)
+        assert (found[clear] == 255).all(), name
+        assert (found[:, 3:] == 100).all(), name
+        # A fifth of the shade and four of white.
+        assert (found[half] == (224 if "a" in name[1:4] else 100)).all(), name
+
+
 def test_pictures_much_longer_than_wide_are_refused(tmp_path):
     Image.new("RGB", (4, 401)).save(tmp_path / "thin.png")
     Image.new("RGB", (400, 4)).save(tmp_path / "long.png")
     with pytest.raises(pictures.PictureError, match="4 x 401 pixels is more than 100 times"):
         pictures.load_picture(tmp_path / "thin.png")
     assert pictures.load_picture(tmp_path / "long.png").size == (400, 4)
+
+
+def test_an_overlay_is_the_picture_at_its_size(tmp_path, capsys):
+    grey = tmp_path / "grey.png"
+    Image.new("RGB", (500, 300), (128, 128, 128)).save(grey)
+    out = tmp_path / "over.png"
+    status, table, _ = run(
+        capsys, "explain", grey, *OWN, "--overlay", "-o", out, "--method", "ones"
+    )
+    assert status == 0
+    assert "Grad-CAM" not in table
+    with Image.open(out) as image:
+        assert (image.mode, image.size) == ("RGB", (500, 300))
+        pixels = np.asarray(image).astype(int)
+    # Resized by 256 / 300, and of that the middle 224: 262.5 pixels of the picture.
+    inside = (pixels != 128).any(axis=2)
+    wanted = np.zeros((300, 500), dtype=bool)
+    wanted[19:281, 119:381] = True
+    assert (inside == wanted).all()
+    assert (pixels[wanted] == pixels[150, 250]).all()
+
+
+def test_an_overlay_of_ones_own_preprocessing(picture, tmp_path, capsys, monkeypatch):
+    def squeezed(image):
+        return torch.from_numpy(np.array(image.resize((224, 224)))).permute(2, 0, 1) / 255
+
+    monkeypatch.setattr(networks, "standard_preprocess", lambda *_: squeezed)
+    out = tmp_path / "over.jpg"
+    words = ["--overlay", "--method", "layercam", "-o", out]
+    assert run(capsys, "explain", picture, *OWN, *words)[0] == 0
+    with Image.open(out) as image:
+        assert image.size == (224, 224)
+
+
+def test_names_in_any_script(picture, tmp_path, capsys):
+    names = ["猫.png", "قطة.png", "кот 🐱.png", "\U0001d538\ufe0f.png", "a\nb.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    given = [tmp_path / name for name in names]
+    out = tmp_path / "out.png"
+    command = [sys.executable, "-W", "error", "-m", "captum_unioncam", "explain", *given, *OWN]
+    command += ["--method", "layercam", "-o", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert out.exists()
+
+
+def test_letters_that_no_font_has(monkeypatch):
+    from matplotlib import font_manager
+
+    from captum_unioncam.comparison import drawing
+
+    own = [f for f in font_manager.fontManager.ttflist if "mpl-data" in f.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    families, written = drawing.lettering(["a猫\U000e0020 b", "\n🐱"])
+    assert families == ["sans-serif"]
+    assert written("a猫\U000e0020\nb") == r"a\u732b b"
+    # Bold capitals of the STIX fonts, which the default font lacks.
+    letters = drawing.letters_of(font_manager.findfont("STIXGeneral"))
+    lacking = letters - drawing.letters_of(font_manager.findfont("DejaVu Sans"))
+    letter = next(
+        chr(code) for code in sorted(lacking) if code > 0x2000 and chr(code).isprintable()
+    )
+    families, written = drawing.lettering([f"猫{letter}"])
+    assert families[0] == "sans-serif"
+    assert len(families) == 2
+    assert written(f"猫{letter}") == rf"\u732b{letter}"
 
 
 @pytest.mark.parametrize("names", [{"cat": 0}, [1, 2, 3], "cat"])

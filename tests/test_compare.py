@@ -157,6 +157,53 @@ def test_parts_of_unioncam(x):
     torch.testing.assert_close(result.maps["UnionCAM union"], details.union)
 
 
+def test_what_unioncam_found_is_in_the_rows(x, tmp_path):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    result = compared(["gradcam", "unioncam", "unioncam.region"], x, "top2", metrics=["beta"])
+    assert list(result.details) == ["UnionCAM"]
+    own = [row for row in result.rows if row["method"] == "UnionCAM"]
+    regions = [row for row in result.rows if row["method"] == "UnionCAM region"]
+    for row, region in zip(own, regions, strict=True):
+        n, c = row["example"], int(row["class"])
+        details = LayerUnionCAM(net, layer).attribute(x[n : n + 1], c, return_details=True)[1]
+        assert row["selected_union"] is bool(details.selected_union)
+        for name in ("beta_denoised", "beta_region", "beta_union"):
+            assert row[name] == pytest.approx(getattr(details, name).item(), abs=1e-6)
+        chosen = row["beta_union"] if row["selected_union"] else row["beta_region"]
+        assert row["beta"] == pytest.approx(chosen, abs=1e-6)
+        assert region["beta"] == pytest.approx(row["beta_region"], abs=1e-6)
+        assert "beta_region" not in region
+    result.to_csv(tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["selected_union"] for row in read[:3]] == ["", str(own[0]["selected_union"]), ""]
+
+
+def test_what_was_chosen_is_in_the_figure(x):
+    result = compared(["unioncam"], x, 1, metrics=["beta"])
+    labels = [ax.get_xlabel() for ax in result.figure().axes[1:4:2]]
+    for row, label in zip(result.rows, labels, strict=True):
+        assert row["beta_union"] > 0
+        assert ("union chosen:" in label) is row["selected_union"]
+        assert "β_R" in label
+
+
+def test_outputs_that_are_no_probabilities(x):
+    class OneValue(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.layer, _ = NETWORKS["vgg_like"]()
+
+        def forward(self, x):
+            return self.net(x)[:, 1]
+
+    net = OneValue().eval()
+    result = compare(["gradcam"], x, forward_func=net, layer=net.layer, metrics=[])
+    assert result.quantity == "output"
+    torch.testing.assert_close(result.probabilities[:, 0], net(x).detach())
+    assert result.figure().axes[0].get_xlabel().startswith("output ")
+
+
 def test_the_model_is_as_before(x):
     net, layer, _ = NETWORKS["vgg_like"]()
     net.train()

@@ -1,6 +1,9 @@
-"""What several commands take: a network, its layer and its device."""
+"""What several commands take: a network, and pictures with what is made of them."""
 
 import argparse
+from pathlib import Path
+
+from captum_unioncam.baselines import BASELINES
 
 
 def add_network(
@@ -31,3 +34,54 @@ def add_network(
         "--layer", default="auto", help="dotted name of the layer, or 'auto' (default)"
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+
+
+def add_pictures(parser: argparse.ArgumentParser, *, metrics: str, output: str) -> None:
+    """Add the pictures, what is measured on their maps, and where all of it is written.
+
+    Args:
+        parser (ArgumentParser): what they are added to.
+        metrics (str): the metrics without ``--metrics``.
+        output (str): the figure without ``--output``.
+    """
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder of some"
+    )
+    add_network(parser)
+    parser.add_argument(
+        "--metrics",
+        default=metrics,
+        help="metrics under each map, separated by commas; '' for none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--baseline",
+        default="black",
+        choices=BASELINES,
+        help="what masked-out parts show (default: %(default)s): "
+        + "; ".join(f"{name}: {kind.about}" for name, kind in BASELINES.items()),
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every number there")
+    parser.add_argument(
+        "--save-maps",
+        type=Path,
+        metavar="DIR",
+        help="also write each map there, as PICTURE.MODEL.LAYER.METHOD.CLASS.npy",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="with a folder as output: leave pictures of which everything is there already",
+    )
+    add_output(parser, output, "; a folder gets one per picture, and a file pages NAME-1, NAME-2")
+
+
+def add_output(parser: argparse.ArgumentParser, default: str, several: str = "") -> None:
+    """Add ``--output`` and ``--quiet``; `several` says what becomes of several pictures."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=default,
+        metavar="FILE",
+        help=f"the figure to write (default: %(default)s){several}",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

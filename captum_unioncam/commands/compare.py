@@ -1,72 +1,203 @@
-"""The command ``unioncam compare``: methods and classes of one photograph, side by side."""
+"""The command ``unioncam compare``: methods and classes of photographs, side by side."""
 
 import argparse
+import csv
 import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-DEFAULT_METHODS = "gradcam,gradcam++,scorecam,unioncam"
-DEFAULT_METRICS = "average_drop,insertion,deletion"
+import numpy as np
+
+from captum_unioncam.commands.arguments import add_pictures
+from captum_unioncam.commands.outputs import MOST_ROWS, Work, works
+from captum_unioncam.commands.session import Methods, Row, Session, checked_metrics, load_session
+from captum_unioncam.comparison.method_spec import parse_spec, parts
+from captum_unioncam.comparison.result import write_rows
+from captum_unioncam.files import written_whole
+from captum_unioncam.metrics.common import prepared_maps
+from captum_unioncam.vision.geometry import box_steps, seen_on_picture
+from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from captum_unioncam.comparison.figure import Shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes beyond the network."""
-    parser.add_argument("image", type=Path, metavar="IMAGE")
+    """Add what the command takes."""
+    parser.description = (
+        "Explain photographs with several methods for several classes; write figures, rows classes "
+        "and columns methods, and print their scores."
+    )
+    add_pictures(parser, metrics="average_drop,insertion,deletion", output="unioncam_compare.png")
     parser.add_argument(
         "--methods",
-        default=DEFAULT_METHODS,
+        default="gradcam,gradcam++,scorecam,unioncam",
         help="names that 'unioncam methods' lists, separated by commas, with options after "
-        "colons: unioncam:theta=30 (default: %(default)s)",
+        "colons: unioncam:theta=30; unioncam.denoised, .region and .union are its modules "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--classes",
         default="top1",
         help="top1, top3, ... or numbers and names separated by commas (default: %(default)s)",
     )
-    parser.add_argument(
-        "--metrics",
-        default=DEFAULT_METRICS,
-        help="metrics under each map, separated by commas; '' for none (default: %(default)s)",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every number there")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare methods on one photograph; write the picture and print the table."""
-    from captum_unioncam import compare
-    from captum_unioncam.comparison.drawing import save
-    from captum_unioncam.comparison.method_spec import parse_spec, parts
-    from captum_unioncam.vision import networks, pictures
-
-    methods, metrics = parts(arguments.methods), parts(arguments.metrics)
-    csv = arguments.csv
-    if csv is not None and (csv.is_dir() or not csv.resolve().parent.is_dir()):
-        raise ValueError(f"--csv {csv}: give a file in a folder that exists")
+    """Compare methods on photographs; write figures and print the table."""
+    methods = parts(arguments.methods)
     if not methods:
         raise ValueError("--methods names no method")
-    for method in methods:
-        parse_spec(method)
-    network = networks.load_network(arguments.model, arguments.weights)
-    device = networks.find_device(arguments.device)
-    network.model.to(device)
-    x, black, shown = network.prepare(pictures.load_picture(arguments.image))
-    x, black = x.to(device), black.to(device)
-    layer = networks.find_layer(network.model, arguments.layer, x)
-    target: object = arguments.classes
-    if not re.fullmatch(r"top\d+", arguments.classes):
-        numbers = [networks.find_class(network, one, x) for one in parts(arguments.classes)]
-        target = {str(number): number for number in numbers}
-    result = compare(
-        methods, x, target, forward_func=network.model, layer=layer.layer, baselines=black,
-        metrics=metrics, show_progress=not arguments.quiet,
-    )  # fmt: skip
-    heading = f"{arguments.image.name}: {network.name}, layer {layer.name}, black baseline"
+    return compare_pictures(arguments, methods, arguments.classes)
 
-    def name(label: str) -> str:
-        return network.class_name(int(label))
 
-    print(result)
-    if csv is not None:
-        result.to_csv(csv)
-    save(result.figure(shown, names=name, heading=heading), arguments.output)
-    print(f"picture written to {arguments.output}")
-    return 0
+def compare_pictures(
+    arguments: argparse.Namespace, methods: Methods, wanted: str, *, overlay: bool = False
+) -> int:
+    """Compare methods on every picture that is named; write what was asked for.
+
+    Args:
+        arguments (Namespace): what `add_pictures` adds.
+        methods (Mapping or Sequence): the methods, as `compare` takes them, by name.
+        wanted (str): the classes.
+        overlay (bool, optional): write pictures under the last method's map instead of figures.
+            Default: False
+
+    Returns:
+        *int*: 0, or 1 if some picture could not be explained.
+    """
+    from captum_unioncam.comparison import drawing, figure
+
+    metrics = checked_metrics(arguments.metrics)
+    specs = list(methods.values() if isinstance(methods, Mapping) else methods)
+    for spec in specs:
+        parse_spec(spec)
+    images = find_pictures(arguments.images)
+    # As they are named, so that what was done is known before any forward.
+    most = re.fullmatch(r"top([1-9]\d*)", wanted)
+    classes = [f"top{n + 1}" for n in range(int(most[1]))] if most else parts(wanted)
+    if overlay and len(classes) > 1:
+        raise ValueError(f"an overlay shows one class, and these are {len(classes)}: {wanted}")
+    suffixes = drawing.picture_suffixes() if overlay else drawing.writable_suffixes()
+    per_page = 1 if overlay else max(1, MOST_ROWS // max(1, len(classes)))
+    todo = works(arguments, images, suffixes, specs, classes, per_page)
+    todo, kept = _left(arguments, todo) if arguments.resume else (todo, [])
+    if not todo:
+        return 0
+    session = load_session(arguments, methods, wanted, metrics)
+    rows: list[Row] = []
+    page: list[Shown] = []
+    drawn, failed, warned = Path(), 0, Counter[str]()
+    for number, work in enumerate(todo, 1):
+        if not arguments.quiet:
+            print(f"{work.path.name} ({number} of {len(todo)})", file=sys.stderr)
+        try:
+            with _naming_warnings(work.path, warned):
+                picture = load_picture(work.path)
+                shown = session.compared(picture, work.path.name)
+                rows_of_page = [*page, shown] if work.figure == drawn else [shown]
+                # Drawn after every picture: a run that is stopped leaves what it has finished.
+                if overlay:
+                    _save_overlay(session, shown, picture, work.figure)
+                else:
+                    drawn_page = figure.draw(rows_of_page, session.class_name, session.heading())
+                    drawing.save(drawn_page, work.figure)
+                page, drawn = rows_of_page, work.figure
+        # The picture may be to blame, and the others are explained without it.
+        except (ValueError, TypeError, RuntimeError) as error:
+            where = "" if isinstance(error, PictureError) else f"{work.path}: "
+            print(f"unioncam: {where}{' '.join(str(error).split())}", file=sys.stderr)
+            failed += 1
+            continue
+        _save_maps(shown, work.maps)
+        rows += session.rows(shown, str(work.path))
+        if arguments.csv is not None:
+            write_rows(arguments.csv, [*kept, *rows])
+    for text, count in warned.items():
+        if count > 1:
+            print(f"unioncam: {count - 1} more: {text}", file=sys.stderr)
+    if rows:
+        named = [{**row, "image": Path(row["image"]).name} for row in rows]
+        print(session.table(named, shown.comparison.quantity))
+        print(_where(arguments.output, [work.figure for work in todo]))
+    return 1 if failed else 0
+
+
+def _left(arguments: argparse.Namespace, todo: Sequence[Work]) -> tuple[list[Work], list[Row]]:
+    """Return what an earlier run has not finished, and the rows that it wrote of the rest."""
+    rows = _rows_of(arguments.csv) if arguments.csv is not None else []
+    told = {row["image"] for row in rows}
+    left = [
+        work
+        for work in todo
+        if not work.is_done() or (arguments.csv is not None and str(work.path) not in told)
+    ]
+    if len(left) < len(todo):
+        done = len(todo) - len(left)
+        print(f"{done} of {len(todo)} were there already and are left as they are")
+    again = {str(work.path) for work in left}
+    return left, [row for row in rows if row["image"] not in again]
+
+
+def _rows_of(path: Path) -> list[Row]:
+    """Return the rows of a CSV; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def _where(output: str, figures: Sequence[Path]) -> str:
+    first, last = figures[0], figures[-1]
+    if Path(output).is_dir():
+        return f"pictures written to {output}"
+    return f"picture written to {first}" + (f", the last to {last}" if first != last else "")
+
+
+def _save_maps(shown: "Shown", files: Sequence[Path]) -> None:
+    cams = [cam[0, k] for cam in shown.comparison.maps.values() for k in range(cam.shape[1])]
+    for file, cam in zip(files, cams, strict=bool(files)):
+        with written_whole(file) as partial:
+            np.save(partial, cam.float().numpy())
+
+
+def _save_overlay(session: Session, shown: "Shown", picture: "Image", path: Path) -> None:
+    """Write the picture at its own size under the last map; what was cut off stays as it is."""
+    from PIL import Image
+
+    from captum_unioncam.comparison.drawing import overlaid
+
+    *_, cam = shown.comparison.maps.values()
+    if shown.pictures is None or cam.shape[1] > 1:
+        raise ValueError("an overlay shows one class of a picture")
+    height, width = shown.pictures.shape[2:]
+    heat = prepared_maps(cam, 1, (height, width))[0, 0]
+    try:
+        heat, seen = seen_on_picture(heat, picture.size, box_steps(session.network.preprocess))
+        under = np.asarray(picture) / 255
+    # A preprocessing of the user's own: what the network sees is all that is known.
+    except ValueError:
+        seen = heat >= 0
+        under = shown.pictures[0].permute(1, 2, 0).numpy()
+    with written_whole(path) as partial:
+        Image.fromarray(overlaid(under, heat.numpy(), seen.numpy())).save(partial)
+
+
+@contextmanager
+def _naming_warnings(path: Path, warned: Counter[str]) -> Iterator[None]:
+    """Print every warning once, in a line with the picture, and count for how many it holds."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(" ".join(str(w.message).split()) for w in caught):
+                if not warned[text]:
+                    print(f"unioncam: {path.name}: {text}", file=sys.stderr)
+                warned[text] += 1

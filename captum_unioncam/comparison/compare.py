@@ -131,7 +131,9 @@ def compare(
         output = check_output(model_func(*given), request.num_examples)
         classes = _classes(target, output)
         targets = [target for _, target in classes]
-        explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, common)
+        # Only what takes long, masked or perturbed forwards, has a bar of its own.
+        told = {**common, "show_progress": show_progress or None}
+        explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, told)
         total = len(entries) * len(targets)
         with stack.enter_context(bar(desc="maps", total=total, unit="map")) as shown:
             for entry in entries:

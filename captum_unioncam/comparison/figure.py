@@ -1,13 +1,14 @@
-"""The figure of a comparison: examples and classes down, methods across."""
+"""The figure of comparisons: pictures and classes down, methods across."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from captum_unioncam.comparison.drawing import HEAT, add_scale, shortened
-from captum_unioncam.comparison.result import formatted
+from captum_unioncam.comparison.drawing import HEAT, OPACITY, add_scale, lettering, shortened
+from captum_unioncam.comparison.text import Row, choice_of, formatted
 from captum_unioncam.engine.maps import unit_range
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
@@ -16,54 +17,104 @@ if TYPE_CHECKING:
     from captum_unioncam.comparison.result import Comparison
 
 
-def draw_comparison(
-    comparison: "Comparison", pictures: Tensor | None, names: Callable[[str], str], heading: str
-) -> Figure:
+class Shown(NamedTuple):
+    """A comparison as a figure shows it.
+
+    Attributes:
+        comparison (Comparison): the maps and what was measured on them.
+        pictures (Tensor, optional): what to draw under the maps, (N, 3 or 1, H, W) in [0, 1];
+            None draws the inputs.
+        titles (Sequence[str]): what to call every picture; empty for nothing.
+    """
+
+    comparison: "Comparison"
+    pictures: Tensor | None = None
+    titles: Sequence[str] = ()
+
+
+def draw(parts: Sequence[Shown], names: Callable[[str], str], heading: str) -> Figure:
     """Draw every map over its picture, with its scores below; see `Comparison.figure`.
 
+    Args:
+        parts (Sequence[Shown]): comparisons of the same methods and metrics.
+        names (Callable): turns a class label into what the figure calls it.
+        heading (str): title of the figure; empty for none.
+
     Raises:
-        ValueError: if the inputs are no images, or `pictures` do not fit them.
+        ValueError: if the inputs are no images, or the pictures do not fit them.
     """
-    examples, classes = comparison.probabilities.shape
-    shown = _pictures(comparison, pictures)
-    size = tuple(shown.shape[1:3])
-    rows = [(n, k) for n in range(examples) for k in range(classes)]
-    columns = 1 + len(comparison.maps)
-    below = len(comparison.metrics)
-    figure = Figure(figsize=(2.6 * columns + 1.0, (2.75 + 0.19 * below) * len(rows) + 0.6), dpi=80)
-    figure.set_layout_engine("constrained")
-    if heading:
-        figure.suptitle(heading, fontsize=12, parse_math=False)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    cells = {(row["example"], row["class"], row["method"]): row for row in comparison.rows}
-    for axes, (n, k) in zip(grid, rows, strict=True):
-        for ax in axes:
-            ax.imshow(shown[n].numpy(), cmap="gray", vmin=0, vmax=1)
-            ax.set_xticks([])
-            ax.set_yticks([])
-        label = comparison.classes[n][k]
-        axes[0].set_title(shortened(names(label)), fontsize=11, parse_math=False)
-        axes[0].set_xlabel(f"probability {float(comparison.probabilities[n, k]):.3f}", fontsize=10)
-        for ax, (method, maps) in zip(axes[1:], comparison.maps.items(), strict=True):
-            heat = prepared_maps(maps[n : n + 1, k : k + 1], 1, size)[0, 0]
-            ax.imshow(heat.numpy(), cmap=HEAT, vmin=0, vmax=1, alpha=0.55)
-            ax.set_title(shortened(method), fontsize=11, parse_math=False)
-            cell = cells[n, label, method]
-            scores = [f"{METRICS[m].title} {_score(cell[m], m)}" for m in comparison.metrics]
-            ax.set_xlabel("\n".join(scores), fontsize=9)
-    add_scale(figure, grid, "map, scaled to [0, 1]")
+    first = parts[0].comparison
+    rows = [
+        (part, n, k)
+        for part in parts
+        for n, classes in enumerate(part.comparison.classes)
+        for k in range(len(classes))
+    ]
+    said = [heading, *first.maps, *(title for part in parts for title in part.titles)]
+    said += [names(part.comparison.classes[n][k]) for part, n, k in rows]
+    families, written = lettering(said)
+    columns = 1 + len(first.maps)
+    below = len(first.metrics) + 2 * any(choice_of(row) != "" for row in first.rows)
+    size = (2.6 * columns + 1.0, (2.75 + 0.19 * max(1, below)) * len(rows) + 0.6)
+    with mpl.rc_context({"font.family": families}):
+        figure = Figure(figsize=size, dpi=80, layout="constrained")
+        if heading:
+            lines = "\n".join(written(line) for line in heading.splitlines())
+            figure.suptitle(lines, fontsize=12, parse_math=False)
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for axes, (part, n, k) in zip(grid, rows, strict=True):
+            _draw_row(axes, part, n, k, lambda text: shortened(written(text)), names)
+        add_scale(figure, grid, "map, scaled to [0, 1]")
     return figure
 
 
-def _score(value: object, metric: str) -> str:
-    return f"{formatted(value)}{' %' if METRICS[metric].unit == '%' else ''}"
+def _draw_row(
+    axes: Sequence["mpl.axes.Axes"],
+    part: Shown,
+    n: int,
+    k: int,
+    written: Callable[[str], str],
+    names: Callable[[str], str],
+) -> None:
+    comparison = part.comparison
+    picture = _pictures(part)[n]
+    size = tuple(picture.shape[:2])
+    label = comparison.classes[n][k]
+    cells = {
+        row["method"]: row
+        for row in comparison.rows
+        if (row["example"], row["class"]) == (n, label)
+    }
+    for ax in axes:
+        ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    axes[0].set_title(written(names(label)), fontsize=11, parse_math=False)
+    probability = formatted(float(comparison.probabilities[n, k]))
+    axes[0].set_xlabel(f"{comparison.quantity} {probability}", fontsize=10)
+    if part.titles:
+        axes[0].set_ylabel(written(part.titles[n]), fontsize=11, parse_math=False)
+    for ax, (method, maps) in zip(axes[1:], comparison.maps.items(), strict=True):
+        heat = prepared_maps(maps[n : n + 1, k : k + 1], 1, size)[0, 0]
+        ax.imshow(heat.numpy(), cmap=HEAT, vmin=0, vmax=1, alpha=OPACITY)
+        ax.set_title(written(method), fontsize=11, parse_math=False)
+        ax.set_xlabel(_scores(cells[method], comparison.metrics), fontsize=9)
 
 
-def _pictures(comparison: "Comparison", pictures: Tensor | None) -> Tensor:
+def _scores(row: Row, metrics: Sequence[str]) -> str:
+    lines = [
+        f"{METRICS[m].title} {formatted(row[m])}{' %' if METRICS[m].unit == '%' else ''}"
+        for m in metrics
+    ]
+    return "\n".join([*lines, *choice_of(row).replace(": ", " chosen:\n").splitlines()])
+
+
+def _pictures(part: Shown) -> Tensor:
     """Return pictures to draw, (N, H, W, 3 or nothing), in [0, 1]."""
-    images = next((x for x in comparison.inputs if x.dim() == 4), None)
+    images = next((x for x in part.comparison.inputs if x.dim() == 4), None)
     if images is None:
         raise ValueError("a figure needs images, inputs of shape (N, C, H, W)")
+    pictures = part.pictures
     if pictures is None:
         wide = images.detach().float().cpu()
         wide = wide if wide.shape[1] in (1, 3) else wide.mean(1, keepdim=True)

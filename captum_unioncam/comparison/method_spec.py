@@ -23,6 +23,21 @@ class Spec(NamedTuple):
     part: str
     options: dict[str, Any]
 
+    def title(self) -> str:
+        """Return what tables and figures call it.
+
+        Examples::
+
+            >>> parse_spec("unioncam.region:theta=30").title()
+            'UnionCAM region theta=30'
+        """
+        words = [
+            METHODS[self.name].title,
+            self.part,
+            *(f"{n}={v}" for n, v in self.options.items()),
+        ]
+        return " ".join(word for word in words if word)
+
 
 def parse_spec(text: str) -> Spec:
     """Read a method's name with options, ``name.part:option=value:option=value``.

@@ -3,15 +3,17 @@
 import csv
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from captum_unioncam.comparison.text import aligned, numbers_of
 from captum_unioncam.engine.cost import Cost
-from captum_unioncam.metrics import METRICS, max_box_accuracy
+from captum_unioncam.files import written_whole
+from captum_unioncam.metrics import max_box_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,11 +32,15 @@ class Comparison:
             "method", "probability", every metric, and an equal share of what the method cost:
             "forwards" (rows through the model; None if forward_func hides it), "seconds" and
             "peak_bytes" (of the whole method; None where it cannot be known). Work that methods
-            share is counted where it is first needed.
+            share is counted where it is first needed. Rows of methods that return details also
+            hold what those say of the example, such as UnionCAM's "selected_union".
         metrics (tuple[str, ...]): names of the metrics.
         classes (list[list[str]]): labels of the classes of every example, N lists of K.
         probabilities (Tensor): softmax probabilities of the classes, (N, K).
         inputs (tuple[Tensor, ...]): the inputs, for figures.
+        quantity (str): what `probabilities` are: "probability", or "output" of a model that has
+            one value per example.
+        details (dict[str, list]): per method that returns details, those of every class.
     """
 
     maps: dict[str, Tensor]
@@ -43,6 +49,8 @@ class Comparison:
     classes: list[list[str]]
     probabilities: Tensor
     inputs: tuple[Tensor, ...]
+    quantity: str = "probability"
+    details: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,6 +61,8 @@ class Comparison:
         probabilities: Tensor,
         classes: list[list[str]],
         inputs: tuple[Tensor, ...],
+        quantity: str,
+        details: dict[str, list[Any]],
     ) -> "Comparison":
         """Lay out what was measured, `values` per method and class, as rows."""
         parts = probabilities.numel()
@@ -66,35 +76,25 @@ class Comparison:
                 "forwards": _share(costs[label].forwards, parts),
                 "seconds": costs[label].seconds / parts,
                 "peak_bytes": costs[label].peak_bytes,
+                **(_numbers(details[label][k], n) if label in details else {}),
             }
             for n in range(len(classes))
             for k in range(len(classes[n]))
             for label, by_class in values.items()
         ]
         metrics = tuple(next(iter(values.values()))[0])
-        return cls(maps, rows, metrics, classes, probabilities, inputs)
+        return cls(maps, rows, metrics, classes, probabilities, inputs, quantity, details)
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one row per method: means over examples and classes of every number.
 
         Of `max_box_acc` it is the share of hits at the best threshold.
         """
-        table = []
-        for label in self.maps:
-            own = [row for row in self.rows if row["method"] == label]
-            means: dict[str, Any] = {"method": label}
-            for name in (*self.metrics, *COSTS):
-                known = [row[name] for row in own if row[name] is not None]
-                means[name] = _mean(known) if known else None
-            table.append(means)
-        return table
+        return summary_of(self.rows, self.metrics)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the rows, one per example, class and method, with a header."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_rows(Path(path), self.rows)
 
     def figure(
         self,
@@ -119,9 +119,9 @@ class Comparison:
             ModuleNotFoundError: without matplotlib, part of the extra ``demo``.
             ValueError: if the inputs are no images, or `pictures` do not fit them.
         """
-        from captum_unioncam.comparison.figure import draw_comparison
+        from captum_unioncam.comparison.figure import Shown, draw
 
-        return draw_comparison(self, pictures, names or str, heading)
+        return draw([Shown(self, pictures)], names or str, heading)
 
     def save(self, path: str | Path, **arguments: Any) -> None:
         """Write `figure(**arguments)` to a file, by its suffix: png, pdf, svg, ..."""
@@ -130,16 +130,7 @@ class Comparison:
         save(self.figure(**arguments), Path(path))
 
     def __repr__(self) -> str:
-        header, lines = self._table()
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        aligned = [
-            "  ".join(
-                cell.ljust(w) if not i else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in [header, *lines]
-        ]
-        return "\n".join([self._caption(), *aligned])
+        return "\n".join([self._caption(), *aligned(*self._table())])
 
     def _repr_html_(self) -> str:
         header, lines = self._table()
@@ -159,31 +150,45 @@ class Comparison:
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["method", *(heading_of(name) for name in self.metrics)]
-        lines = [
-            [row["method"], *(formatted(row[name]) for name in (*self.metrics, *COSTS))]
-            for row in self.summary()
+        cells = [
+            {"method": row["method"], **numbers_of(row, self.metrics)} for row in self.summary()
         ]
-        return [*header, "forwards", "seconds", "peak MiB"], [
-            [*line[:-1], formatted(row["peak_bytes"] and row["peak_bytes"] / 2**20)]
-            for line, row in zip(lines, self.summary(), strict=True)
-        ]
+        return list(cells[0]), [list(line.values()) for line in cells]
 
 
-def heading_of(name: str) -> str:
-    """Return a metric's title with its unit and an arrow towards better."""
-    metric = METRICS[name]
-    unit = f" {metric.unit}" if metric.unit else ""
-    return f"{metric.title}{unit} {'↑' if metric.higher_is_better else '↓'}"
+def summary_of(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row per method with the mean of every number; see `Comparison.summary`."""
+    table = []
+    for label in dict.fromkeys(row["method"] for row in rows):
+        means: dict[str, Any] = {"method": label}
+        for name in (*metrics, *COSTS):
+            known = [r[name] for r in rows if r["method"] == label and r[name] is not None]
+            means[name] = _mean(known) if known else None
+        table.append(means)
+    return table
 
 
-def formatted(value: Any) -> str:
-    """Return a number with three significant digits, and a dash for none."""
-    if value is None:
-        return "–"
-    if not isinstance(value, int | float):
-        return str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, with a column for everything that any of them holds."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (
+        written_whole(path) as partial,
+        # Names of files may hold bytes that are no text.
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _numbers(details: Any, example: int) -> dict[str, Any]:
+    """Return what details hold one number of per example."""
+    fields: dict[str, Any] = getattr(details, "_asdict", dict)()
+    return {
+        name: value[example].item()
+        for name, value in fields.items()
+        if isinstance(value, Tensor) and value.dim() == 1
+    }
 
 
 def _mean(values: Sequence[Any]) -> float:

@@ -2,10 +2,12 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from captum_unioncam.metrics import METRICS
+
+Row = Mapping[str, Any]
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
@@ -91,3 +93,60 @@ def heading_of(name: str) -> str:
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
     return f"{metric.title}{unit} {'↑' if metric.higher_is_better else '↓'}"
+
+
+def numbers_of(row: Row, metrics: Sequence[str]) -> dict[str, str]:
+    """Return a row's metrics and what they cost, by the heads of their columns."""
+    peak = row["peak_bytes"]
+    return {
+        **{heading_of(name): formatted(row[name]) for name in metrics},
+        "forwards": formatted(row["forwards"]),
+        "seconds": formatted(row["seconds"]),
+        "peak MiB": formatted(peak and peak / 2**20),
+    }
+
+
+def rows_table(rows: Sequence[Row], metrics: Sequence[str], quantity: str) -> list[str]:
+    """Return a table of all rows, a block of lines for every image and class.
+
+    Args:
+        rows (Sequence): of a comparison, with "image" and "class_name" besides.
+        metrics (Sequence[str]): names of the metrics in them.
+        quantity (str): what their "probability" is.
+    """
+    lines: list[dict[str, str]] = []
+    last: tuple[Any, ...] = ()
+    for row in rows:
+        block = (row["image"], row["class_name"], formatted(row["probability"]))
+        image, name, probability = ("", "", "") if block == last else block
+        last = block
+        lines.append(
+            {
+                "image": image,
+                "class": name,
+                "method": row["method"],
+                quantity: probability,
+                **numbers_of(row, metrics),
+                "chosen": choice_of(row),
+            }
+        )
+    chosen = any(line["chosen"] for line in lines)
+    header = [name for name in lines[0] if chosen or name != "chosen"]
+    return aligned(header, [[line[name] for name in header] for line in lines], left=3)
+
+
+def choice_of(row: Row) -> str:
+    """Return which map UnionCAM's selection took and why, or nothing for other methods.
+
+    Examples::
+
+        >>> choice_of({"selected_union": True, "beta_union": 0.75, "beta_region": 0.5})
+        'union: β_DR 0.750 > β_R 0.500'
+    """
+    if row.get("selected_union") is None:
+        return ""
+    union, region = row["beta_union"], row["beta_region"]
+    if union > region and not row["selected_union"]:
+        return "region: the union adds nothing"
+    sign = "union: β_DR {} > β_R {}" if row["selected_union"] else "region: β_DR {} ≤ β_R {}"
+    return sign.format(formatted(union), formatted(region))

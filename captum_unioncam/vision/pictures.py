@@ -1,6 +1,7 @@
 """Reading photographs from disk without trusting them."""
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,34 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message says which and why, in one line."""
 
 
+def find_pictures(paths: Iterable[Path]) -> list[Path]:
+    """Return the pictures that are meant: files as they are, of folders all pictures in them.
+
+    What lies in a folder counts by its ending, in the order of the names; folders in it and
+    hidden files do not.
+
+    Raises:
+        PictureError: if a folder holds no picture.
+    """
+    from PIL import Image
+
+    endings = set(Image.registered_extensions())
+
+    def inside(folder: Path) -> list[Path]:
+        files = (f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith("."))
+        return [file for file in files if file.suffix.lower() in endings]
+
+    found: list[Path] = []
+    for path in paths:
+        pictures = inside(path) if path.is_dir() else [path]
+        if not pictures:
+            raise PictureError(f"{path}: no picture in this folder")
+        found += pictures
+    return found
+
+
 def load_picture(path: Path) -> "Image":
-    """Return a picture as RGB, upright as its camera meant it.
+    """Return a picture as RGB, upright as its camera meant it, on white where it is transparent.
 
     Raises:
         PictureError: if the file is missing, broken, no picture, larger than MAX_PIXELS or
@@ -46,9 +73,11 @@ def load_picture(path: Path) -> "Image":
                     "wide; cut it first"
                 )
             upright = ImageOps.exif_transpose(image)
-            return _eight_bits(upright, image.format, path).convert("RGB")
+            return _on_white(_eight_bits(upright, image.format, path))
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise PictureError(f"{path}: a folder, not a picture") from None
     except PictureError:
         raise
     # Decoders raise whatever they trip over on a broken file: struct.error, SyntaxError, ...
@@ -71,3 +100,13 @@ def _eight_bits(image: "Image", kind: str | None, path: Path) -> "Image":
             "it with 8 or 16 bits"
         )
     return image
+
+
+def _on_white(image: "Image") -> "Image":
+    """Return a picture as RGB; what shows through is white, as on a page."""
+    from PIL import Image
+
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")

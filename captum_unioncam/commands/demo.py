@@ -1,0 +1,98 @@
+"""The command ``unioncam demo``: four photographs explained with a real network, offline."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from captum_unioncam.commands.arguments import add_output
+from captum_unioncam.commands.explain import explained
+from captum_unioncam.commands.outputs import check_output
+from captum_unioncam.commands.session import Session, load_session
+
+# Of 1280, which keeps the demo short where the machine is busy; the maps hardly differ.
+MASKS = 256
+# A trial that tells how fast the network is at the moment.
+ROWS, ROUNDS = 4, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Explain four photographs that scikit-image ships with EfficientNet-Lite0 and its ImageNet "
+        "weights; write one figure and print its scores."
+    )
+    add_output(parser, "unioncam_demo.png")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain four photographs of scikit-image; write one figure and print its scores."""
+    from PIL import Image
+    from skimage import data
+
+    from captum_unioncam.comparison.drawing import save, writable_suffixes
+    from captum_unioncam.comparison.figure import draw
+
+    output = Path(arguments.output)
+    if check_output(arguments.output, writable_suffixes()):
+        output /= "unioncam_demo.png"
+    photographs = {
+        "espresso": data.coffee(),
+        # Without the workshop above it.
+        "motorcycle": data.stereo_motorcycle()[0][20:, 60:560],
+        "cat": data.cat(),
+        "tripod": data.camera(),
+    }
+    network = argparse.Namespace(
+        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=True
+    )
+    session = load_session(network, explained(f"unioncam:max_masks={MASKS}"), "top1", ["beta"])
+    shown, rows = [], []
+    with fastest_threads(session) as seconds:
+        expected = seconds * len(photographs) * MASKS
+        _say(
+            f"{len(photographs)} photographs, {MASKS} masked copies of each: about "
+            f"{10 * round(expected / 10 + 1)} seconds on this machine as it is now",
+            arguments.quiet,
+        )
+        for number, (name, pixels) in enumerate(photographs.items(), 1):
+            _say(f"{name} ({number} of {len(photographs)})", arguments.quiet)
+            shown.append(session.compared(Image.fromarray(pixels).convert("RGB"), name))
+            rows += session.rows(shown[-1], name)
+    save(draw(shown, session.class_name, session.heading()), output)
+    print(session.table(rows, "probability"))
+    print(f"picture written to {output}")
+    return 0
+
+
+@contextmanager
+def fastest_threads(session: Session) -> Iterator[float]:
+    """Run a block with one thread where more are slower, as they are on a busy machine.
+
+    Yields:
+        *float*: seconds that the network takes for one picture.
+    """
+    x = torch.rand(ROWS, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    seconds = {}
+    for threads in {before, 1}:
+        torch.set_num_threads(threads)
+        session.network.outputs(x)
+        start = time.perf_counter()
+        for _ in range(ROUNDS):
+            session.network.outputs(x)
+        seconds[threads] = (time.perf_counter() - start) / ROWS / ROUNDS
+    torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
+    try:
+        yield min(seconds.values())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(text, file=sys.stderr)

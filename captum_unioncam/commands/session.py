@@ -1,0 +1,148 @@
+"""A network at hand, and what is to be compared on every picture."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from captum_unioncam.baselines import named_baseline
+from captum_unioncam.comparison.compare import check_metric, compare
+from captum_unioncam.comparison.compared_methods import compared_methods_of
+from captum_unioncam.comparison.method_spec import parts
+from captum_unioncam.comparison.result import summary_of
+from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
+from captum_unioncam.engine import ClassActivationMap
+from captum_unioncam.metrics import METRICS
+from captum_unioncam.vision.networks import (
+    Network,
+    find_device,
+    find_layer,
+    find_target,
+    load_network,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from captum_unioncam.comparison.figure import Shown
+
+Methods = Mapping[str, str] | Sequence[str]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A network at hand, and what is to be compared on every picture.
+
+    Attributes:
+        network (Network): the network, on its device.
+        device (torch.device): that device.
+        layer (nn.Module): its layer.
+        layer_name (str): the layer's name.
+        target (Any): what `compare` takes for the classes.
+        methods (Mapping or Sequence): as `compare` takes them, by name.
+        metrics (Sequence[str]): names of metrics.
+        baseline (str): name of the baseline.
+        quiet (bool): show no progress.
+    """
+
+    network: Network
+    device: torch.device
+    layer: nn.Module
+    layer_name: str
+    target: Any
+    methods: Methods
+    metrics: Sequence[str]
+    baseline: str = "black"
+    quiet: bool = False
+
+    def compared(self, picture: "Image", title: str) -> "Shown":
+        """Compare the methods on a picture."""
+        from captum_unioncam.comparison.figure import Shown
+
+        x, black, seen = self.network.prepare(picture)
+        x, black = x.to(self.device), black.to(self.device)
+        result = compare(
+            self.methods, x, self.target, forward_func=self.network.model, layer=self.layer,
+            baselines=named_baseline(self.baseline, x, black), metrics=self.metrics,
+            show_progress=not self.quiet,
+        )  # fmt: skip
+        return Shown(result, seen, [title])
+
+    def heading(self) -> str:
+        """Return the title of figures."""
+        about = "\nβ: probability of the masked picture minus that of the baseline"
+        return (
+            f"{self.network.name}, layer {self.layer_name}, {self.baseline} baseline"
+            f"{about if 'beta' in self.metrics else ''}"
+        )
+
+    def class_name(self, label: str) -> str:
+        """Return what a class of a comparison is called."""
+        # A network with one value per picture has a single class, whose label is no number.
+        return self.network.class_name(int(label) if label.isdecimal() else 0)
+
+    def rows(self, shown: "Shown", image: str) -> list[Row]:
+        """Return the rows of a comparison of one picture, with the picture and names of classes."""
+        rows = shown.comparison.rows
+        return [
+            {"image": image, "class_name": self.class_name(row["class"]), **row} for row in rows
+        ]
+
+    def table(self, rows: Sequence[Row], quantity: str) -> str:
+        """Return every number as text, and means where there are several pictures or classes."""
+        lines = rows_table(rows, self.metrics, quantity)
+        if len(rows) > len(self.methods):
+            means = [
+                {"means": row["method"], **numbers_of(row, self.metrics)}
+                for row in summary_of(rows, self.metrics)
+            ]
+            lines += ["", *aligned(list(means[0]), [list(row.values()) for row in means])]
+        return "\n".join(lines)
+
+
+def checked_metrics(text: str) -> list[str]:
+    """Return the metrics that commas separate.
+
+    Raises:
+        ValueError: if there is no such metric, or it needs what a command line cannot give.
+    """
+    metrics = parts(text)
+    for name in metrics:
+        check_metric(name)
+        if needed := set(METRICS[name].needs) - {"explanation_func"}:
+            raise ValueError(
+                f"--metrics {name} needs {' or '.join(sorted(needed))}, given in Python only"
+            )
+    return metrics
+
+
+def load_session(
+    arguments: argparse.Namespace, methods: Methods, classes: str, metrics: Sequence[str]
+) -> Session:
+    """Load the network that the arguments name, and find its layer and the classes.
+
+    Raises:
+        ValueError: if there is no such network, layer, class or device, or a method does not take
+            its options.
+    """
+    from PIL import Image
+
+    network = load_network(arguments.model, arguments.weights)
+    device = find_device(arguments.device)
+    network.model.to(device)
+    # Any picture tells the layer's shape; a grey one is there even if the first file is broken.
+    x, black, _ = network.prepare(Image.new("RGB", (320, 240), "grey"))
+    x, black = x.to(device), black.to(device)
+    layer = find_layer(network.model, arguments.layer, x)
+    target = find_target(network, classes, x)
+    for method in compared_methods_of(methods, network.model, layer.layer):
+        if isinstance(method.attribution, ClassActivationMap):
+            method.attribution.prepare({"inputs": x, "target": 0, **method.options})
+    return Session(
+        network, device, layer.layer, layer.name, target, methods, metrics, arguments.baseline,
+        arguments.quiet,
+    )  # fmt: skip
