@@ -101,10 +101,17 @@ def test_a_scorer_in_training_mode_is_held_in_evaluation():
     assert all(m.training for m in scorer.modules())
 
 
-@pytest.mark.parametrize("scorer", [3, "model"])
-def test_a_scorer_must_be_callable(scorer):
+@pytest.mark.parametrize(
+    ("scorer", "error", "message"),
+    [
+        (3, TypeError, "scorer must be callable, a name or None, got int"),
+        ("model", ValueError, "scorer must be one of 'auto', .*, got 'model'"),
+        ("onnx", ValueError, "closest: 'onnxruntime'"),
+    ],
+)
+def test_a_scorer_must_be_callable_or_a_name(scorer, error, message):
     net, layer, x = NETWORKS["vgg_like"]()
-    with pytest.raises(TypeError, match="scorer must be callable or None"):
+    with pytest.raises(error, match=message):
         LayerUnionCAM(net, layer).attribute(x, 1, scorer=scorer)
 
 

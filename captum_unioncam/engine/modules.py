@@ -32,7 +32,7 @@ def evaluating(model: nn.Module | None) -> Iterator[None]:
             module.training = True
 
 
-def model_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
+def model_behind(forward_func: Any) -> nn.Module | None:
     """Return the module that `forward_func` is, is a method of, or partially applies."""
     inner: Any = forward_func
     while isinstance(inner, functools.partial) or inspect.ismethod(inner):

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.captum_compat import Progress, run_forward
+from captum_unioncam.engine.scorer_choice import chosen_scorer
 from captum_unioncam.engine.target_scores import TargetScores, check_output
 from captum_unioncam.engine.warn import warn
+from captum_unioncam.scorers import Scorer
 
 if TYPE_CHECKING:
     from captum_unioncam.engine.request import Request
@@ -40,7 +42,12 @@ class RowStream:
         half = example.dtype in (torch.float16, torch.bfloat16)
         self.channels_last = example.dim() == 4 and (on_cpu or half)
         row = sum(x[0].numel() for x in request.inputs)
-        self.step = request.rows_per_forward or own_rows(row, example.device)
+        step = own_rows(row, example.device)
+        self.scorer = chosen_scorer(request, self._run)
+        if isinstance(self.scorer, Scorer):
+            self.channels_last = self.channels_last and self.scorer.channels_last
+            step = self.scorer.rows or step
+        self.step = request.rows_per_forward or step
 
     def score_rows(
         self, rows: Tensor, make: Make, targets: Sequence[TargetScores], bar: Progress
@@ -83,21 +90,29 @@ class RowStream:
 
     def forward(self, rows: Tensor, chunk: slice, make: Make) -> Tensor:
         """Run one chunk, of which `rows` are the examples."""
+        return self._run(self.scorer, rows, lambda: make(chunk))
+
+    def _run(
+        self, scorer: Callable[..., Any], rows: Tensor, make: Callable[[], tuple[Tensor, ...]]
+    ) -> Tensor:
+        """Run inputs through a callable; they are made anew, since it may begin in place."""
         arguments = tuple(self.request.argument(argument, rows) for argument in self.request.extra)
-        scorer = self.request.scorer
         try:
-            output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
+            output = run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
         except RuntimeError as error:
             # A network that flattens with `view` needs rows laid out one after the other.
             if not (self.channels_last and any(text in str(error) for text in VIEW_ERRORS)):
                 raise
             self.channels_last = False
-            output = run_forward(scorer, self._laid_out(make(chunk)), None, arguments)
+            output = run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
         return check_output(output, len(rows))
 
-    def _laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        wanted = _dtype_of(self.request.scorer) if self.request.scorer_is_own else None
+    def _laid_out(
+        self, inputs: tuple[Tensor, ...], scorer: Callable[..., Any]
+    ) -> tuple[Tensor, ...]:
+        is_last = self.channels_last and getattr(scorer, "channels_last", True)
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        wanted = None if scorer is self.request.forward_func else _dtype_of(scorer)
         return tuple(
             x.to(wanted if wanted and x.is_floating_point() else x.dtype).contiguous(
                 memory_format=layout if x.dim() == 4 else torch.contiguous_format
