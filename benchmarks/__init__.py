@@ -1,1 +1,6 @@
-"""For developers: how fast the package is, against other libraries and against itself."""
+"""For developers, in a checkout: how fast and how near the package is to others and to itself.
+
+- ``python -m benchmarks.speed --out DIR``: methods, other libraries and plain forwards in turn.
+- ``python -m benchmarks.ablation``: Ablation-CAM against grad-cam's.
+- ``python -m benchmarks.surrogate DIR 64 128``: maps of fewer masks against exact ones.
+"""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.measure import correlations
 from captum_unioncam import METHODS, compare, suggest_layer
+from captum_unioncam.metrics.similarity import correlation
 from captum_unioncam.vision import networks
 from captum_unioncam.vision.pictures import load_picture
 
@@ -34,7 +34,8 @@ def main(folder: str, budgets: list[str]) -> None:
         for spec, values in found.items():
             exact, _, budget = spec.partition(":")
             title = METHODS[exact].title
-            values += correlations(result.maps[title], result.maps[f"{title} {budget}"])
+            near = correlation(result.maps[title], result.maps[f"{title} {budget}"])
+            values += near.tolist()
         print(path.name, *(f"{values[-1]:.4f}" for values in found.values()), flush=True)
     for spec, values in found.items():
         print(f"{spec}: mean {sum(values) / len(values):.4f}, worst {min(values):.3f}")

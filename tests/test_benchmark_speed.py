@@ -1,14 +1,15 @@
 """The speed benchmark: who is timed when, ratios, memory, the limit and the report."""
 
-import argparse
 import csv
 import ctypes
 import gc
 import importlib.metadata
 import importlib.util
+import json
 import shlex
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from benchmarks.speed import command, contestants, measure, report, scorers, steps
+from benchmarks.speed import __main__ as command
+from benchmarks.speed import contestants, measure, report, scorers, steps
 from benchmarks.speed.contestants import LIMIT, Contestant, Plain
 from benchmarks.speed.footprint import Footprint, footprint, footprint_alone
 from benchmarks.speed.measure import Measurement, Timing
 from benchmarks.speed.settings import SpeedSettings
-from benchmarks.speed.subject import arithmetic, batches_of, load_subject
+from benchmarks.speed.speed_run import arithmetic, batches_of, load_run
 from captum_unioncam import LayerScoreCAM
 
 CHANNELS, LIVE, MASKS = 5, 4, 3
@@ -85,12 +87,15 @@ def settings_of(**changed):
         "batches": (1,),
         "dtypes": ("float32",),
         "device": "cpu",
+        "steps": False,
+        "no_peers": False,
+        "scorers": (),
     }
     return SpeedSettings(**{**given, **changed})
 
 
-def subject_of(**changed):
-    return load_subject(settings_of(**changed), "float32")
+def run_of(**changed):
+    return load_run(settings_of(**changed), "float32")
 
 
 @pytest.fixture
@@ -109,17 +114,17 @@ def quick(settings, said=None):
 
 
 def test_masks_are_counted_and_photographs_begin_again():
-    first, second = batches_of(subject_of(n=None), 3)
+    first, second = batches_of(run_of(n=None), 3)
     assert first.names == ("cat", "espresso", "rocket")
     assert second.names == ("motorcycle", "cat", "espresso")
     assert (first.channels, first.live, first.distinct) == (CHANNELS, 3 * LIVE, 3 * MASKS)
     assert first.x.shape == first.black.shape == (3, 3, 16, 16)
-    model = subject_of().network.model
+    model = run_of().network.model
     assert first.target == model(first.x).argmax(1).tolist()
 
 
 def test_inputs_are_resized():
-    batch = batches_of(subject_of(model="tests.test_benchmark_speed:map_pooled", size=20), 1)[0]
+    batch = batches_of(run_of(model="tests.test_benchmark_speed:map_pooled", size=20), 1)[0]
     assert batch.x.shape == batch.black.shape == (1, 3, 20, 20)
 
 
@@ -172,42 +177,57 @@ def test_a_budget_that_covers_all_masks_correlates_fully(no_peers, no_memory):
 def test_only_the_same_method_is_exact():
     methods = ("unioncam", "unioncam:theta=30:max_masks=2", "scorecam:max_masks=2", "scorecam")
     settings = settings_of(methods=methods)
-    entered = contestants.contestants_of(settings, subject_of(methods=methods))
+    entered = contestants.contestants_of(settings, run_of(methods=methods))
     assert [c.exact for c in entered[:4]] == ["", "", "Score-CAM", ""]
 
 
 def test_unioncam_is_always_timed_first():
-    assert settings_of(methods=("scorecam", "unioncam")).methods == ("unioncam", "scorecam")
-    assert settings_of(methods=("unioncam:theta=30",)).methods == ("unioncam", "unioncam:theta=30")
+    assert settings_of(methods=["scorecam", "unioncam"]).methods == ["unioncam", "scorecam"]
+    assert settings_of(methods=["unioncam:theta=30"]).methods == ["unioncam", "unioncam:theta=30"]
 
 
-def test_correlations_are_pearsons():
-    maps = torch.rand(3, 1, 4, 5)
-    others = torch.rand(3, 1, 4, 5)
-    pairs = zip(maps.flatten(1).numpy(), others.flatten(1).numpy(), strict=True)
+def drawn(label, **changed):
+    """Maps that differ from call to call."""
+    drawn_maps = []
+
+    def request(batch):
+        drawn_maps.append(torch.rand(len(batch.names), 1, 4, 5))
+        return drawn_maps[-1]
+
+    return Contestant(label, lambda: nullcontext(request), **changed), drawn_maps
+
+
+def test_correlations_are_pearsons(monkeypatch, no_memory):
+    exact, maps = drawn("exact")
+    near, others = drawn("near", exact="exact")
+    monkeypatch.setattr(measure, "contestants_of", lambda *_: [exact, near])
+    (found,) = quick(settings_of(batches=(2,), repeats=1))
+    assert (len(maps), len(others)) == (1, 1)
+    pairs = zip(maps[0].flatten(1).numpy(), others[0].flatten(1).numpy(), strict=True)
     expected = [np.corrcoef(x, y)[0, 1] for x, y in pairs]
-    assert measure.correlations(maps, others) == pytest.approx(expected, rel=1e-5)
+    (timing,) = [t for t in found.timings if t.contestant == "near"]
+    assert timing.correlations == pytest.approx(expected, rel=1e-5)
 
 
 def test_plain_forwards_leave_out_layouts_that_the_network_refuses():
-    ways = contestants.plain_times(subject_of())
+    ways = contestants.plain_times(run_of())
     assert set(ways) == {Plain(n, last) for n in (1, 2, 4, 8, 16, 32) for last in (False, True)}
     assert all(seconds > 0 for seconds in ways.values())
     # One position makes both layouts one; the other network has sixteen.
-    viewing = subject_of(model="tests.test_benchmark_speed:viewing_network")
+    viewing = run_of(model="tests.test_benchmark_speed:viewing_network")
     assert not any(way.channels_last for way in contestants.plain_times(viewing))
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(7, [4, 3]), (8, [4, 4]), (3, [3])])
 def test_plain_forwards_are_as_many_as_masks(rows, sizes):
-    subject, seen = subject_of(), []
-    subject.network.model.register_forward_pre_hook(
+    run, seen = run_of(), []
+    run.network.model.register_forward_pre_hook(
         lambda module, args: seen.append(
             (len(args[0]), args[0].is_contiguous(memory_format=torch.channels_last))
         )
     )
-    x = subject.photographs[0].x
-    contestants.forward_plainly(subject, x, rows, Plain(4, True))
+    x = run.photographs[0].x
+    contestants.forward_plainly(run, x, rows, Plain(4, True))
     assert seen == [(size, True) for size in sizes]
 
 
@@ -219,32 +239,30 @@ def test_plain_forwards_are_as_many_as_masks(rows, sizes):
 def test_peers_explain_and_leave_no_hooks(no_memory, peer, module, further):
     pytest.importorskip(module)
     settings = settings_of(n=1, repeats=1)
-    subject = load_subject(settings, "float32")
-    batch = batches_of(subject, 1)[0]
-    theirs = [c for c in contestants.contestants_of(settings, subject) if c.peer == peer]
+    run = load_run(settings, "float32")
+    batch = batches_of(run, 1)[0]
+    theirs = [c for c in contestants.contestants_of(settings, run) if c.peer == peer]
     assert [c.label for c in theirs] == [f"{peer} ScoreCAM, {n} rows" for n in (16, 32)]
     for contestant in theirs:
-        timing, result = measure._timed(contestant, subject, batch, 0)
+        timing, result = measure.timed(contestant, run, batch, 0)
         assert timing.rows == CHANNELS + further
         assert np.asarray(result[0]).size in (16, 16 * 16)
-    assert not any(
-        m._forward_hooks or m._forward_pre_hooks for m in subject.network.model.modules()
-    )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in run.network.model.modules())
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_no_step_changes_what_channels_score(size):
-    subject = subject_of(n=None)
-    batch = batches_of(subject, size)[0]
-    layer = subject.layer
-    exact = LayerScoreCAM(subject.network.model, layer).attribute(
+    run = run_of(n=None)
+    batch = batches_of(run, size)[0]
+    layer = run.layer
+    exact = LayerScoreCAM(run.network.model, layer).attribute(
         batch.x, batch.target, baselines=batch.black, relu_attributions=False
     )
-    A = LayerActivation(subject.network.model, layer).attribute(batch.x).detach()
+    A = LayerActivation(run.network.model, layer).attribute(batch.x).detach()
     rows = []
-    for contestant in steps.step_contestants(subject):
-        timing, scores = measure._timed(contestant, subject, batch, 0)
-        baseline = subject.network.model(batch.black).softmax(1)
+    for contestant in steps.step_contestants(run):
+        timing, scores = measure.timed(contestant, run, batch, 0)
+        baseline = run.network.model(batch.black).softmax(1)
         torch.testing.assert_close(scores[:, -1], baseline[range(size), batch.target])
         live = A.flatten(2).std(2) > 0
         cam = ((scores * live)[:, :, None, None] * A).sum(1, keepdim=True)
@@ -255,7 +273,7 @@ def test_no_step_changes_what_channels_score(size):
 
 
 def test_peers_can_be_left_out(no_memory):
-    settings = settings_of(n=1, repeats=1, peers=False)
+    settings = settings_of(n=1, repeats=1, no_peers=True)
     (found,) = quick(settings)
     assert not any(c.peer for c in found.contestants)
     assert "--no-peers" in settings.command(Path("out"))
@@ -277,12 +295,12 @@ def test_steps_are_timed_on_request(no_peers, no_memory):
 @pytest.mark.parametrize(("peer", "module"), [("grad-cam", "pytorch_grad_cam"), ("torchcam",) * 2])
 def test_peers_explain_the_last_call_of_a_layer(peer, module):
     pytest.importorskip(module)
-    once, twice = subject_of(n=1), subject_of(n=1, model=f"{__name__}:repeating_network", layer="0")
+    once, twice = run_of(n=1), run_of(n=1, model=f"{__name__}:repeating_network", layer="0")
     maps = []
-    for subject in (once, twice):
-        settings, batch = settings_of(n=1), batches_of(subject, 1)[0]
-        theirs = [c for c in contestants.contestants_of(settings, subject) if c.peer == peer]
-        maps.append(measure._timed(theirs[0], subject, batch, 0)[1][0])
+    for run in (once, twice):
+        settings, batch = settings_of(n=1), batches_of(run, 1)[0]
+        theirs = [c for c in contestants.contestants_of(settings, run) if c.peer == peer]
+        maps.append(measure.timed(theirs[0], run, batch, 0)[1][0])
     np.testing.assert_allclose(*maps, rtol=1e-5)
 
 
@@ -296,18 +314,18 @@ def test_other_scorers_forward_the_same_rows(monkeypatch, name):
 
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     settings = settings_of(n=1, methods=("unioncam",), scorers=(name,))
-    subject = load_subject(settings, "float32")
-    batch = batches_of(subject, 1)[0]
-    own = contestants.contestants_of(settings, subject)[0]
-    (other,) = scorers.scorer_contestants(settings.scorers, subject, own.label)
+    run = load_run(settings, "float32")
+    batch = batches_of(run, 1)[0]
+    own = contestants.contestants_of(settings, run)[0]
+    (other,) = scorers.scorer_contestants(settings.scorers, run, own.label)
     assert other.label == f"UnionCAM scorer={name}"
-    timings = [measure._timed(c, subject, batch, 0) for c in (own, other, other)]
+    timings = [measure.timed(c, run, batch, 0) for c in (own, other, other)]
     assert [timing.rows for timing, _ in timings] == [timings[0][0].rows] * 3
     maps = [cam for _, cam in timings]
     torch.testing.assert_close(maps[1], maps[0], rtol=0.05, atol=0.05)
     assert torch.equal(maps[1], maps[2])
     assert len(compiled) == (name == "compiled")
-    assert next(subject.network.model.parameters()).dtype == torch.float32
+    assert next(run.network.model.parameters()).dtype == torch.float32
 
 
 def test_missing_peers_are_left_out_and_named(no_peers, no_memory, tmp_path):
@@ -454,12 +472,6 @@ def test_memory_is_measured_in_a_process_of_its_own():
     assert failed == Footprint(error="KeyError: 'nobody'")
 
 
-def parsed(words):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args(words)
-
-
 def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_memory, capsys):
     picture = tmp_path / "a picture.png"
     Image.effect_noise((40, 30), 90).convert("RGB").save(picture)
@@ -467,7 +479,7 @@ def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_m
     words += ["--images", str(picture), "--batches", "1,2", "--layer", "2"]
     words += ["--methods", "unioncam,scorecam,unioncam:max_masks=2", "--device", "cpu"]
     out = tmp_path / "out"
-    assert command.run(parsed([*words, "--out", str(out)])) == 0
+    assert command.main([*words, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert f"report written to {out / 'report.md'}" in captured.out
@@ -489,12 +501,13 @@ def test_the_command_writes_a_report_without_bare_times(tmp_path, no_peers, no_m
     assert first["peak_bytes"] == str(MEBIBYTE)
     assert [row["images"] for row in rows[::5]] == ["a picture.png", "a picture.png+a picture.png"]
     # The command in the report measures the same again.
-    (repeated,) = [line for line in written.splitlines() if line.startswith("unioncam benchmark")]
-    again = parsed(shlex.split(repeated)[3:])
-    assert again.images == [str(picture)]
-    assert again.out == out
-    for name in ("model", "layer", "repeats", "batches", "methods", "device"):
-        assert getattr(again, name) == getattr(parsed(words), name)
+    (repeated,) = [
+        line for line in written.splitlines() if line.startswith("python -m benchmarks.speed")
+    ]
+    again = command.make_parser().parse_args(shlex.split(repeated)[3:])
+    assert vars(again) == vars(command.make_parser().parse_args([*words, "--out", str(out)])) | {
+        "quiet": False
+    }
 
 
 def test_rounds_are_written_as_they_are_done(tmp_path, no_peers, no_memory):
@@ -504,10 +517,8 @@ def test_rounds_are_written_as_they_are_done(tmp_path, no_peers, no_memory):
 
 
 def test_settings_survive_json():
-    settings = settings_of(images=("a.png",), batches=(1, 8))
-    assert SpeedSettings.of({**settings.as_dict(), "images": ["a.png"], "batches": [1, 8]}) == (
-        settings
-    )
+    settings = settings_of(images=["a.png"], batches=[1, 8], dtypes=["float32"], scorers=[])
+    assert SpeedSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 
 def test_arithmetic_is_as_it_was_before():
@@ -531,7 +542,7 @@ def test_half_precision_networks_are_timed(no_peers, no_memory):
 def test_random_weights_are_the_same_each_time():
     state = torch.get_rng_state()
     given = {"model": "squeezenet1_1", "random_weights": True, "layer": "auto", "n": 1}
-    first, second = (subject_of(**given).network.model.state_dict() for _ in range(2))
+    first, second = (run_of(**given).network.model.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -574,7 +585,7 @@ def test_bad_settings_are_refused(changed, message):
 )
 def test_what_cannot_be_loaded_is_named(changed, message):
     with pytest.raises(ValueError, match=message):
-        subject_of(**changed)
+        run_of(**changed)
 
 
 @pytest.mark.parametrize(
@@ -586,12 +597,22 @@ def test_what_cannot_be_loaded_is_named(changed, message):
 )
 def test_only_maps_of_classifiers_are_timed(changed, message):
     with pytest.raises(ValueError, match=message):
-        batches_of(subject_of(**changed), 1)
+        batches_of(run_of(**changed), 1)
 
 
-def test_batches_must_be_numbers(tmp_path):
-    with pytest.raises(ValueError, match="--batches takes whole numbers, got 'two'"):
-        command.run(parsed(["--batches", "1,two", "--out", str(tmp_path / "out")]))
+def test_batches_must_be_numbers(tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        command.main(["--batches", "1,two", "--out", str(tmp_path / "out")])
+    assert refused.value.code == 2
+    assert "--batches: takes whole numbers, got '1,two'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_run_is_one_line(tmp_path, capsys):
+    assert command.main(["--methods", "union", "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("python -m benchmarks.speed: no method 'union'; closest: 'unioncam'")
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

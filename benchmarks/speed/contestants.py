@@ -1,7 +1,7 @@
 """What is timed: methods of this package, Score-CAM of other libraries, plain forwards."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from importlib.util import find_spec
 from statistics import median
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.speed.settings import SpeedSettings
-from benchmarks.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.speed_run import Batch, SpeedRun
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.compared_methods import ComparedMethod, compared_methods_of
-from captum_unioncam.comparison.method_spec import Spec, parse_spec
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine.cost import measured_cost
 
 LIMIT = "the limit"
@@ -50,31 +50,30 @@ class Contestant(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """A way to run the network.
-
-    Attributes:
-        rows (int): rows in a forward.
-        channels_last (bool): whether they lie channels-last.
-    """
+    """A way to run the network: rows in a forward, and whether they lie channels-last."""
 
     rows: int
     channels_last: bool
 
 
-def contestants_of(settings: SpeedSettings, subject: SpeedSubject) -> list[Contestant]:
+def contestants_of(settings: SpeedSettings, run: SpeedRun) -> list[Contestant]:
     """Return UnionCAM, the other methods, the peers that are installed, and a comparison."""
-    entries = compared_methods_of(settings.methods, subject.network.model, subject.layer)
-    specs = [parse_spec(method) for method in settings.methods]
-    labels = [entry.label for entry in entries]
-    own = [_own(e, _exact(spec, specs, labels)) for e, spec in zip(entries, specs, strict=True)]
+    methods = compared_methods_of(settings.methods, run.network.model, run.layer)
+    labels = {text: m.label for text, m in zip(settings.methods, methods, strict=True)}
+    specs = {text: parse_spec(text) for text in labels}
+    own = []
+    for method, spec in zip(methods, specs.values(), strict=True):
+        unbudgeted = {name: v for name, v in spec.options.items() if name != "max_masks"}
+        exact = spec._replace(options=unbudgeted)
+        same = [labels[text] for text, other in specs.items() if other == exact != spec]
+        own.append(_own(method, same[0] if same else ""))
     peers = [
-        Contestant(f"{name} ScoreCAM, {rows} rows", make(subject, rows), peer=name)
+        Contestant(f"{name} ScoreCAM, {rows} rows", make(run, rows), peer=name)
         for name, (module, make) in PEERS.items()
-        if settings.peers and find_spec(module) is not None
+        if not settings.no_peers and find_spec(module) is not None
         for rows in PEER_ROWS
     ]
-    scores = labels[settings.methods.index("scorecam")] if "scorecam" in settings.methods else ""
-    return [*own, *peers, _comparison(subject, scores)]
+    return [*own, *peers, _comparison(run, labels.get("scorecam", ""))]
 
 
 def missing_peers() -> list[str]:
@@ -82,22 +81,22 @@ def missing_peers() -> list[str]:
     return [name for name, (module, _) in PEERS.items() if find_spec(module) is None]
 
 
-def plain_times(subject: SpeedSubject) -> dict[Plain, float]:
+def plain_times(run: SpeedRun) -> dict[Plain, float]:
     """Return seconds per row of plain forwards, in turn: the median of some rounds of each way.
 
     Ways that the network does not run, for want of memory or of a layout it takes, are left out.
     """
-    sizes = PLAIN_ROWS if subject.device.type == "cpu" else PLAIN_ROWS + MORE_PLAIN_ROWS
-    ways = [Plain(rows, last) for rows in sizes for last in (False, True)]
-    found: dict[Plain, list[float]] = {way: [] for way in ways}
-    x = subject.photographs[0].x
+    sizes = PLAIN_ROWS if run.device.type == "cpu" else PLAIN_ROWS + MORE_PLAIN_ROWS
+    found: dict[Plain, list[float]] = {
+        Plain(rows, last): [] for rows in sizes for last in (False, True)
+    }
     # The first round only warms up.
     for round_number in range(PLAIN_ROUNDS + 1):
         for way in list(found):
             rows = max(sizes) if round_number else way.rows
             try:
-                with measured_cost([], subject.device) as cost:
-                    forward_plainly(subject, x, rows, way)
+                with measured_cost([], run.device) as cost:
+                    forward_plainly(run, run.photographs[0].x, rows, way)
             except RuntimeError:
                 del found[way]
                 continue
@@ -106,50 +105,43 @@ def plain_times(subject: SpeedSubject) -> dict[Plain, float]:
     return {way: median(seconds) for way, seconds in found.items()}
 
 
-def forward_plainly(subject: SpeedSubject, x: torch.Tensor, rows: int, way: Plain) -> None:
+def forward_plainly(run: SpeedRun, x: torch.Tensor, rows: int, way: Plain) -> None:
     """Forward a photograph so often, as the network would without any mask."""
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     full = x[:1].repeat(way.rows, 1, 1, 1).contiguous(memory_format=layout)
     with torch.inference_mode():
         for start in range(0, rows, way.rows):
-            subject.network.model(full[: rows - start])
+            run.network.model(full[: rows - start])
 
 
-def limit(subject: SpeedSubject, way: Plain) -> Contestant:
+def limit(run: SpeedRun, way: Plain) -> Contestant:
     """Return as many plain forwards as there are different masks."""
 
     def call(batch: Batch) -> None:
-        forward_plainly(subject, batch.x, batch.distinct, way)
+        forward_plainly(run, batch.x, batch.distinct, way)
 
     return Contestant(LIMIT, lambda: nullcontext(call), has_footprint=False)
 
 
-def _own(entry: ComparedMethod, exact: str) -> Contestant:
-    attribution: Any = entry.attribution
+def _own(method: ComparedMethod, exact: str) -> Contestant:
+    attribution: Any = method.attribution
     takes_baselines = "baselines" in attribution.options()
 
     def call(batch: Batch) -> Any:
         baselines = {"baselines": batch.black} if takes_baselines else {}
-        return attribution.attribute(batch.x, target=batch.target, **baselines, **entry.options)
+        return attribution.attribute(batch.x, target=batch.target, **baselines, **method.options)
 
-    return Contestant(entry.label, lambda: nullcontext(call), exact=exact)
-
-
-def _exact(spec: Spec, specs: Sequence[Spec], labels: Sequence[str]) -> str:
-    """Return the label of the same method without a budget of masks, or nothing."""
-    options = {name: value for name, value in spec.options.items() if name != "max_masks"}
-    exact = spec._replace(options=options)
-    return labels[specs.index(exact)] if exact != spec and exact in specs else ""
+    return Contestant(method.label, lambda: nullcontext(call), exact=exact)
 
 
-def _comparison(subject: SpeedSubject, score_cam: str) -> Contestant:
-    model = subject.network.model
+def _comparison(run: SpeedRun, score_cam: str) -> Contestant:
+    model = run.network.model
     with torch.no_grad():
-        classes = min(CLASSES, model(subject.photographs[0].x).shape[1])
+        classes = min(CLASSES, model(run.photographs[0].x).shape[1])
 
     def call(batch: Batch) -> Any:
         return compare(
-            COMPARISON, batch.x, f"top{classes}", forward_func=model, layer=subject.layer,
+            COMPARISON, batch.x, f"top{classes}", forward_func=model, layer=run.layer,
             baselines=batch.black, metrics=(),
         )  # fmt: skip
 
@@ -157,7 +149,7 @@ def _comparison(subject: SpeedSubject, score_cam: str) -> Contestant:
     return Contestant(label, lambda: nullcontext(call), beside=score_cam)
 
 
-def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Request]]:
+def _grad_cam(run: SpeedRun, rows: int) -> Callable[[], AbstractContextManager[Request]]:
     @contextmanager
     def opened() -> Iterator[Request]:
         from pytorch_grad_cam import ScoreCAM
@@ -170,7 +162,7 @@ def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextM
                 seen.activations = seen.activations[-1:]
                 return super().compute_cam_per_layer(*args)
 
-        cam = LastCall(model=subject.network.model, target_layers=[subject.layer])
+        cam = LastCall(model=run.network.model, target_layers=[run.layer])
         cam.batch_size = rows
 
         def call(batch: Batch) -> Any:
@@ -186,16 +178,16 @@ def _grad_cam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextM
     return opened
 
 
-def _torchcam(subject: SpeedSubject, rows: int) -> Callable[[], AbstractContextManager[Request]]:
+def _torchcam(run: SpeedRun, rows: int) -> Callable[[], AbstractContextManager[Request]]:
     @contextmanager
     def opened() -> Iterator[Request]:
         from torchcam.methods import ScoreCAM
 
-        with ScoreCAM(subject.network.model, subject.layer, batch_size=rows) as cam:
+        with ScoreCAM(run.network.model, run.layer, batch_size=rows) as cam:
 
             def call(batch: Batch) -> Any:
                 with torch.inference_mode():
-                    subject.network.model(batch.x)
+                    run.network.model(batch.x)
                 return cam(class_idx=batch.target)
 
             yield call

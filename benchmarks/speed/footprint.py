@@ -13,13 +13,7 @@ from torch import Tensor
 
 from benchmarks.speed.contestants import Request, contestants_of
 from benchmarks.speed.settings import SpeedSettings
-from benchmarks.speed.subject import (
-    Batch,
-    SpeedSubject,
-    arithmetic,
-    batches_of,
-    load_subject,
-)
+from benchmarks.speed.speed_run import Batch, arithmetic, batches_of, load_run
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine.cost import measured_cost
 
@@ -45,10 +39,9 @@ class Footprint:
 
 def footprint_alone(settings: SpeedSettings, dtype: str, batch: int, label: str) -> Footprint:
     """Return the footprint of a contestant's first call in a fresh process."""
-    asked = {"settings": settings.as_dict(), "dtype": dtype, "batch": batch, "label": label}
     ran = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=json.dumps(asked),
+        input=json.dumps([asdict(settings), dtype, batch, label]),
         capture_output=True,
         text=True,
         env={**os.environ, **MALLOC},
@@ -87,23 +80,19 @@ def held_bytes(device: torch.device) -> int:
     return sum(storages.values())
 
 
-def _warm_up(subject: SpeedSubject, batch: Batch) -> None:
-    """Let libraries set up what every first forward and backward sets up."""
-    x = batch.x[:1].clone().requires_grad_()
-    torch.autograd.grad(subject.network.model(x).sum(), x)
-
-
 def main() -> None:
     """Read what is asked for, and print the footprint."""
-    asked = json.load(sys.stdin)
-    settings = SpeedSettings.of(asked["settings"])
-    with arithmetic(asked["dtype"]):
-        subject = load_subject(settings, asked["dtype"])
-        batch = batches_of(subject, asked["batch"])[0]
-        contestants = {c.label: c for c in contestants_of(settings, subject)}
-        _warm_up(subject, batch)
-        with contestants[asked["label"]].opened() as call:
-            found = footprint(call, batch, subject.device)
+    values, dtype, size, label = json.load(sys.stdin)
+    settings = SpeedSettings(**values)
+    with arithmetic(dtype):
+        run = load_run(settings, dtype)
+        batch = batches_of(run, size)[0]
+        contestants = {c.label: c for c in contestants_of(settings, run)}
+        # Libraries set up what every first forward and backward sets up.
+        x = batch.x[:1].clone().requires_grad_()
+        torch.autograd.grad(run.network.model(x).sum(), x)
+        with contestants[label].opened() as call:
+            found = footprint(call, batch, run.device)
     sys.stdout.write(f"\n{json.dumps(asdict(found))}\n")
 
 

@@ -3,29 +3,15 @@
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from benchmarks.speed.contestants import (
-    Contestant,
-    Plain,
-    contestants_of,
-    limit,
-    plain_times,
-)
+from benchmarks.speed.contestants import Contestant, Plain, contestants_of, limit, plain_times
 from benchmarks.speed.footprint import Footprint, footprint_alone
 from benchmarks.speed.scorers import scorer_contestants
 from benchmarks.speed.settings import SpeedSettings
+from benchmarks.speed.speed_run import Batch, SpeedRun, arithmetic, batches_of, load_run
 from benchmarks.speed.steps import step_contestants
-from benchmarks.speed.subject import (
-    Batch,
-    SpeedSubject,
-    arithmetic,
-    batches_of,
-    load_subject,
-)
 from captum_unioncam.engine.cost import measured_cost
 from captum_unioncam.metrics.similarity import correlation
 
@@ -39,8 +25,8 @@ class Timing(NamedTuple):
         contestant (str): its label.
         seconds (float): time by the wall clock.
         rows (int): rows that it forwarded.
-        correlations (tuple[float, ...]): of each map with the exact one; empty for contestants
-            that approximate none.
+        correlations (tuple[float, ...]): Pearson's, of each map with the exact one, NaN where one
+            is flat; empty for contestants that approximate none.
     """
 
     images: str
@@ -56,17 +42,9 @@ class Measurement:
     """All that was measured with one dtype and one number of photographs in a call.
 
     Attributes:
-        dtype (str): arithmetic, as ``--dtype`` names it.
-        batch (int): photographs in a call.
-        network (str): the network's name.
-        layer (str): the layer's dotted name.
-        size (tuple[int, ...]): height and width of the inputs.
-        channels (int): the layer's channels.
         live (float): share of channels that are not flat, over all photographs.
         distinct (float): share of channels that make a mask of their own.
-        contestants (tuple[Contestant, ...]): who was timed.
         plain (dict[Plain, float]): seconds per row of plain forwards.
-        timings (list[Timing]): every call.
         footprints (dict[str, Footprint]): memory of one call, by contestant.
         errors (dict[str, str]): what other libraries failed with, by contestant.
     """
@@ -94,15 +72,12 @@ class Measurement:
 def measured(
     settings: SpeedSettings, say: Callable[[str], None], keep: Callable[[list[Measurement]], None]
 ) -> list[Measurement]:
-    """Measure everything that was asked for.
+    """Measure everything that was asked for, per dtype and number of photographs in a call.
 
     Args:
         settings (SpeedSettings): what was asked for.
         say (Callable): is told of the progress.
         keep (Callable): is given what is known after every round, to write it down.
-
-    Returns:
-        *list* of measurements, one per dtype and number of photographs in a call.
 
     Raises:
         ValueError: if there is no such network, layer or photograph, or a method of this package
@@ -111,67 +86,69 @@ def measured(
     done: list[Measurement] = []
     for dtype in settings.dtypes:
         with arithmetic(dtype):
-            subject = load_subject(settings, dtype)
-            say(f"{subject.network.name}, {dtype}: plain forwards")
-            plain = plain_times(subject)
+            run = load_run(settings, dtype)
+            say(f"{run.network.name}, {dtype}: plain forwards")
+            plain = plain_times(run)
             for size in settings.batches:
-                batches = batches_of(subject, size)
-                measurement = _begun(settings, subject, dtype, batches, plain)
+                batches = batches_of(run, size)
+                measurement = _begun(settings, run, dtype, batches, plain)
                 done.append(measurement)
-                for _ in _rounds(measurement, subject, batches, settings.repeats, say):
+                for _ in _rounds(measurement, run, batches, settings.repeats, say):
                     keep(done)
-            del subject, batches
+            # Their memory belongs to the next dtype.
+            del run, batches
     for measurement in done:
         for contestant in measurement.contestants:
-            if contestant.label in measurement.errors or not contestant.has_footprint:
+            label = contestant.label
+            if label in measurement.errors or not contestant.has_footprint:
                 continue
-            say(f"{measurement.dtype}, memory: {contestant.label}")
-            found = footprint_alone(
-                settings, measurement.dtype, measurement.batch, contestant.label
+            say(f"{measurement.dtype}, memory: {label}")
+            measurement.footprints[label] = footprint_alone(
+                settings, measurement.dtype, measurement.batch, label
             )
-            measurement.footprints[contestant.label] = found
         keep(done)
     return done
 
 
 def _begun(
     settings: SpeedSettings,
-    subject: SpeedSubject,
+    run: SpeedRun,
     dtype: str,
     batches: Sequence[Batch],
     plain: dict[Plain, float],
 ) -> Measurement:
     channels = sum(batch.channels * len(batch.names) for batch in batches)
+    own = contestants_of(settings, run)
+    own += scorer_contestants(settings.scorers, run, own[0].label)
+    own += step_contestants(run) if settings.steps else []
     begun = Measurement(
         dtype=dtype,
         batch=len(batches[0].names),
-        network=subject.network.name,
-        layer=subject.layer_name,
+        network=run.network.name,
+        layer=run.layer_name,
         size=tuple(batches[0].x.shape[2:]),
         channels=batches[0].channels,
         live=sum(batch.live for batch in batches) / channels,
         distinct=sum(batch.distinct for batch in batches) / channels,
-        contestants=(),
+        contestants=tuple(own),
         plain=plain,
     )
-    own = contestants_of(settings, subject)
-    own += scorer_contestants(settings.scorers, subject, own[0].label)
-    if settings.steps:
-        own += step_contestants(subject)
-    return replace(begun, contestants=(*own, limit(subject, begun.best_plain)))
+    begun.contestants += (limit(run, begun.best_plain),)
+    return begun
 
 
 def _rounds(
     measurement: Measurement,
-    subject: SpeedSubject,
+    run: SpeedRun,
     batches: Sequence[Batch],
     repeats: int,
     say: Callable[[str], None],
 ) -> Iterator[None]:
     """Time everybody on every batch, again and again; each round another one begins."""
     order = deque(measurement.contestants)
+    exact = {c.label: c.exact for c in order if c.exact}
     # The first calls on an accelerator choose and compile kernels.
-    warms_up = subject.device.type != "cpu"
+    warms_up = run.device.type != "cpu"
     for repeat in range(-1 if warms_up else 0, repeats):
         for batch in batches[:1] if repeat < 0 else batches:
             maps: dict[str, Any] = {}
@@ -181,7 +158,7 @@ def _rounds(
                     continue
                 say(f"{'+'.join(batch.names)}, round {repeat + 1}: {contestant.label}")
                 try:
-                    timing, maps[contestant.label] = _timed(contestant, subject, batch, repeat)
+                    timing, maps[contestant.label] = timed(contestant, run, batch, repeat)
                 except Exception as error:
                     if not contestant.peer:
                         raise
@@ -189,45 +166,22 @@ def _rounds(
                     measurement.errors[contestant.label] = f"{type(error).__name__}: {reason}"
                     continue
                 taken.append(timing)
-            if repeat >= 0:
-                measurement.timings += _with_correlations(taken, maps, measurement.contestants)
-                yield
             order.rotate(-1)
+            if repeat < 0:
+                continue
+            for t in taken:
+                if t.contestant in exact:
+                    found = correlation(maps[t.contestant], maps[exact[t.contestant]])
+                    t = t._replace(correlations=tuple(found.tolist()))
+                measurement.timings.append(t)
+            yield
 
 
-def _timed(
-    contestant: Contestant, subject: SpeedSubject, batch: Batch, repeat: int
-) -> tuple[Timing, Any]:
+def timed(contestant: Contestant, run: SpeedRun, batch: Batch, repeat: int) -> tuple[Timing, Any]:
+    """Return what one call took, and its result."""
     gc.collect()
     with contestant.opened() as call:
-        watched = [subject.network.model, *subject.copies]
-        with measured_cost(watched, subject.device) as cost:
+        with measured_cost([run.network.model, *run.copies], run.device) as cost:
             result = call(batch)
         images = "+".join(batch.names)
         return Timing(images, repeat, contestant.label, cost.seconds, cost.forwards or 0), result
-
-
-def _with_correlations(
-    taken: Sequence[Timing], maps: dict[str, Any], contestants: Sequence[Contestant]
-) -> list[Timing]:
-    exact = {c.label: maps[c.exact] for c in contestants if c.exact}
-    return [
-        timing._replace(
-            correlations=correlations(maps[timing.contestant], exact[timing.contestant])
-        )
-        if timing.contestant in exact
-        else timing
-        for timing in taken
-    ]
-
-
-def correlations(maps: Tensor, others: Tensor) -> tuple[float, ...]:
-    """Return Pearson's correlation of every example's map with another, NaN where one is flat.
-
-    Examples::
-
-        >>> maps = torch.tensor([[[[1.0, 2.0, 4.0]]], [[[1.0, 1.0, 1.0]]]])
-        >>> ["%.4f" % r for r in correlations(maps, 3 - 2 * maps)]
-        ['-1.0000', 'nan']
-    """
-    return tuple(correlation(maps, others).tolist())

@@ -17,8 +17,8 @@ from benchmarks.speed.footprint import Footprint
 from benchmarks.speed.measure import Measurement, Timing
 from benchmarks.speed.settings import SpeedSettings
 from captum_unioncam import __version__
-from captum_unioncam.benchmark.report import _aligned as aligned
-from captum_unioncam.comparison.result import formatted
+from captum_unioncam.comparison.text import formatted, markdown
+from captum_unioncam.files import written_whole
 
 COLUMNS = (
     *("dtype", "batch", "images", "repeat", "contestant", "seconds", "ms_per_image", "rows"),
@@ -27,13 +27,7 @@ COLUMNS = (
 
 
 class Ratio(NamedTuple):
-    """A ratio of times over images and rounds.
-
-    Attributes:
-        median (float): the middle one.
-        low (float): the smallest.
-        high (float): the largest.
-    """
+    """The median, smallest and largest ratio of times over images and rounds."""
 
     median: float
     low: float
@@ -51,9 +45,8 @@ def write_report(
         ("report.md", as_markdown(measurements, settings, folder, about)),
         ("speed.csv", as_csv(measurements)),
     ):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(folder / name)
+        with written_whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
 
 
 def ratios(timings: Sequence[Timing], reference: str) -> dict[str, Ratio]:
@@ -75,23 +68,11 @@ def ratios(timings: Sequence[Timing], reference: str) -> dict[str, Ratio]:
     return {label: Ratio(median(v), min(v), max(v)) for label, v in found.items()}
 
 
-def better_peers(measurement: Measurement) -> list[str]:
-    """Return the label of every other library at the faster of its numbers of rows."""
-    to_ours = ratios(measurement.timings, measurement.contestants[0].label)
-    best: dict[str, str] = {}
-    for contestant in measurement.contestants:
-        label, peer = contestant.label, contestant.peer
-        is_timed = peer and label in to_ours and label not in measurement.errors
-        if is_timed and (peer not in best or to_ours[label] < to_ours[best[peer]]):
-            best[peer] = label
-    return list(best.values())
-
-
 def machine() -> list[str]:
     """Return lines that say where and with what a benchmark runs, and how busy that is."""
     packages = [name for name in ("torch", "captum", *PEERS) if name not in missing_peers()]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    threads = _count(torch.get_num_threads(), "thread")
     lines = [
         f"Software: Python {platform.python_version()}, captum_unioncam {__version__}, {versions}.",
         f"Processor: {_processor()}, {os.cpu_count()} cores, of which torch uses {threads}.",
@@ -113,17 +94,17 @@ def as_markdown(
     """Return the report as Markdown."""
     lines = ["# Speed", "", _in_words(settings), *(f"- {line}" for line in about)]
     missing = missing_peers()
-    if missing and settings.peers:
+    if missing and not settings.no_peers:
         lines.append(
             f"- Not installed, so left out: {', '.join(missing)} "
             '(`pip install "captum-unioncam[peers]"`).'
         )
     lines += ["", "```", settings.command(folder), "```"]
     for m in measurements:
-        photographs = f"{m.batch} photograph{'s' * (m.batch > 1)}"
+        failures = m.errors | {n: f.error for n, f in m.footprints.items() if f.error}
         lines += [
             "",
-            f"## {m.network}, {m.dtype}, {photographs} in a call",
+            f"## {m.network}, {m.dtype}, {_count(m.batch, 'photograph')} in a call",
             "",
             _about(m),
             "",
@@ -134,19 +115,21 @@ def as_markdown(
             "Plain forwards, time per row over that of the fastest way:",
             "",
             *plain_table(m),
+            *(["", "Not measured:", ""] if failures else []),
+            *(f"- {label}: {reason}" for label, reason in failures.items()),
         ]
-        failures = m.errors | {n: f.error for n, f in m.footprints.items() if f.error}
-        if failures:
-            lines += ["", "Not measured:", "", *(f"- {n}: {why}" for n, why in failures.items())]
     return "\n".join([*lines, ""])
 
 
 def _in_words(settings: SpeedSettings) -> str:
-    rounds = f"{settings.repeats} round{'s' * (settings.repeats > 1)}"
+    device = settings.device
+    if device.startswith("cuda"):
+        device = f"{device}, {torch.cuda.get_device_name(device)}"
     return f"""\
-- Device: {_device_name(settings.device)}.
+- Device: {device}.
 - Times are ratios, of two calls of one round each: median over photographs and rounds [smallest,
-  largest]. In a round all are timed in turn on the same photographs; {rounds} on every photograph.
+  largest]. In a round all are timed in turn on the same photographs; \
+{_count(settings.repeats, "round")} on every photograph.
   `speed.csv` holds every call.
 - Explained is the most probable class. Masked-out parts show black, in other libraries zeros.
 - Rows: images forwarded per photograph. Peak: the largest increase in memory during the call, in a
@@ -161,8 +144,8 @@ def _about(m: Measurement) -> str:
         f"Layer `{m.layer}`, {m.channels} channels, inputs {m.size[0]} x {m.size[1]}; "
         f"{100 * m.live:.0f} % of the channels are not flat, and {100 * m.distinct:.0f} % is what "
         "is left of them when equal masks are merged. The limit is a plain forward for each of "
-        f"these, without making masks, at the network's fastest: {way.rows} "
-        f"row{'s' * (way.rows > 1)} at a time, {layout}."
+        "these, without making masks, at the network's fastest: "
+        f"{_count(way.rows, 'row')} at a time, {layout}."
     )
 
 
@@ -172,8 +155,7 @@ def contestants_table(measurement: Measurement) -> list[str]:
     to_ours, to_limit = (ratios(measurement.timings, name) for name in (ours, LIMIT))
     header = ["", f"time / {ours}", "time / limit", "rows", "peak MiB", "kept MiB", "correlation"]
     body = []
-    for contestant in measurement.contestants:
-        label = contestant.label
+    for label in (c.label for c in measurement.contestants):
         own = [t for t in measurement.timings if t.contestant == label]
         if not own or label in measurement.errors:
             continue
@@ -183,37 +165,40 @@ def contestants_table(measurement: Measurement) -> list[str]:
             [
                 label,
                 str(to_ours[label]),
-                str(to_limit[label]) if label in to_limit else formatted(None),
+                str(to_limit.get(label, formatted(None))),
                 formatted(mean(t.rows for t in own) / measurement.batch),
                 _mebibytes(footprint.peak_bytes),
                 _mebibytes(footprint.kept_bytes),
                 f"{mean(found):.4f}, worst {min(found):.4f}" if found else formatted(None),
             ]
         )
-    return aligned(header, body)
+    return markdown(header, body)
 
 
 def pairs_table(measurement: Measurement) -> list[str]:
-    """Return the lines of a table of ratios between others than UnionCAM."""
+    """Return the lines of a table of ratios between others than UnionCAM.
+
+    Other libraries, each at the faster of its numbers of rows, over UnionCAM; the fastest of them
+    over what approximates; what is set beside another; UnionCAM over the limit.
+    """
+    contestants = measurement.contestants
+    ours = contestants[0].label
+    to_ours = ratios(measurement.timings, ours)
+    best: dict[str, str] = {}
+    for c in sorted(contestants, key=lambda c: to_ours.get(c.label, (float("inf"),))):
+        if c.peer and c.label in to_ours and c.label not in measurement.errors:
+            best.setdefault(c.peer, c.label)
+    fastest = list(best.values())[:1]
+    peers = [c.label for c in contestants if c.label in best.values()]
+    pairs = [(peer, ours) for peer in peers]
+    pairs += [(p, c.label) for p in fastest for c in contestants if c.exact and c.has_footprint]
+    pairs += [(c.label, c.beside) for c in contestants if c.beside]
     body = []
-    for label, over in _pairs(measurement):
+    for label, over in [*pairs, (ours, LIMIT)]:
         ratio = ratios(measurement.timings, over).get(label)
         if ratio:
             body.append([label, over, str(ratio)])
-    return aligned(["time of", "over that of", "ratio"], body)
-
-
-def _pairs(measurement: Measurement) -> list[tuple[str, str]]:
-    contestants, peers = measurement.contestants, better_peers(measurement)
-    ours = contestants[0].label
-    pairs = [(peer, ours) for peer in peers]
-    to_ours = ratios(measurement.timings, ours)
-    fastest = sorted(peers, key=lambda label: to_ours[label])[:1]
-    pairs += [
-        (peer, c.label) for peer in fastest for c in contestants if c.exact and c.has_footprint
-    ]
-    pairs += [(c.label, c.beside) for c in contestants if c.beside]
-    return [*pairs, (ours, LIMIT)]
+    return markdown(["time of", "over that of", "ratio"], body)
 
 
 def plain_table(measurement: Measurement) -> list[str]:
@@ -225,7 +210,7 @@ def plain_table(measurement: Measurement) -> list[str]:
     for name, channels_last in (("usual layout", False), ("channels-last", True)):
         own = {way.rows: s for way, s in plain.items() if way.channels_last == channels_last}
         body.append([name, *(formatted(own[n] / fastest if n in own else None) for n in sizes)])
-    return aligned(["rows in a forward", *map(str, sizes)], body)
+    return markdown(["rows in a forward", *map(str, sizes)], body)
 
 
 def as_csv(measurements: Sequence[Measurement]) -> str:
@@ -260,13 +245,12 @@ def as_csv(measurements: Sequence[Measurement]) -> str:
     return file.getvalue()
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
+
+
 def _mebibytes(count: int | None) -> str:
-    return formatted(None) if count is None else formatted(count / 2**20) if count else "0"
-
-
-def _device_name(device: str) -> str:
-    kind = torch.device(device).type
-    return f"{device}, {torch.cuda.get_device_name(device)}" if kind == "cuda" else device
+    return "0" if count == 0 else formatted(count and count / 2**20)
 
 
 def _processor() -> str:

@@ -4,72 +4,66 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch._inductor import config
 
 from benchmarks.speed.contestants import Contestant, Request
-from benchmarks.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.speed_run import SpeedRun
 from captum_unioncam.engine.row_stream import own_rows
 from captum_unioncam.methods.union_cam import LayerUnionCAM
 
 
-def scorer_contestants(names: Sequence[str], subject: SpeedSubject, exact: str) -> list[Contestant]:
+def scorer_contestants(names: Sequence[str], run: SpeedRun, exact: str) -> list[Contestant]:
     """Return UnionCAM with each scorer; `exact` is the label of UnionCAM without one."""
     return [
-        Contestant(
-            f"{exact} scorer={name}", _opener(name, subject), exact=exact, has_footprint=False
-        )
+        Contestant(f"{exact} scorer={name}", _opener(name, run), exact=exact, has_footprint=False)
         for name in names
     ]
 
 
-def _opener(name: str, subject: SpeedSubject) -> Callable[[], AbstractContextManager[Request]]:
-    union_cam = LayerUnionCAM(subject.network.model, subject.layer)
+def _opener(name: str, run: SpeedRun) -> Callable[[], AbstractContextManager[Request]]:
+    union_cam = LayerUnionCAM(run.network.model, run.layer)
     # Compiled on the first opening, which is not timed, and kept for the later ones.
-    scorer = cache(lambda: make_scorer(name, subject))
+    scorer = cache(lambda: make_scorer(name, run))
 
     @contextmanager
     def opened() -> Iterator[Request]:
         scoring = scorer()
-
-        def call(batch: Batch) -> Tensor:
-            maps = union_cam.attribute(batch.x, batch.target, baselines=batch.black, scorer=scoring)
-            return cast(Tensor, maps)
-
-        yield call
+        yield lambda batch: union_cam.attribute(
+            batch.x, batch.target, baselines=batch.black, scorer=scoring
+        )
 
     return opened
 
 
-def make_scorer(name: str, subject: SpeedSubject) -> nn.Module:
+def make_scorer(name: str, run: SpeedRun) -> nn.Module:
     """Return what runs masked inputs: "compiled", "bfloat16" or "compiled-bfloat16"."""
-    model = deepcopy(subject.network.model)
+    model = deepcopy(run.network.model)
     if "bfloat16" in name:
         model.to(torch.bfloat16)
-    scorer = InFullChunks(model, subject) if "compiled" in name else model
-    subject.copies.append(scorer)
+    scorer = InFullChunks(model, run) if "compiled" in name else model
+    run.copies.append(scorer)
     return scorer
 
 
 class InFullChunks(nn.Module):
     """A network compiled for full chunks; the few rows beside them run as they are."""
 
-    def __init__(self, model: nn.Module, subject: SpeedSubject) -> None:
+    def __init__(self, model: nn.Module, run: SpeedRun) -> None:
         super().__init__()
         self.model = model
-        x = subject.photographs[0].x
-        self.rows = own_rows(x[0].numel(), subject.device)
+        x = run.photographs[0].x
+        self.rows = own_rows(x[0].numel(), run.device)
         dtype = next(model.parameters()).dtype
-        on_cpu = subject.device.type == "cpu"
-        layout = torch.channels_last if on_cpu or dtype == torch.bfloat16 else None
+        is_last = run.device.type == "cpu" or dtype == torch.bfloat16
+        layout = torch.channels_last if is_last else torch.contiguous_format
         example = x.repeat(self.rows, 1, 1, 1).to(dtype)
         # Freezing changes the weights of what it compiles.
         self.compiled = torch.compile(deepcopy(model), dynamic=False)
         with config.patch(freezing=True), torch.no_grad():
-            self.compiled(example.contiguous(memory_format=layout or torch.contiguous_format))
+            self.compiled(example.contiguous(memory_format=layout))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output."""

@@ -10,7 +10,7 @@ from captum.attr import LayerActivation
 from torch import Tensor
 
 from benchmarks.speed.contestants import PEER_ROWS, Contestant
-from benchmarks.speed.subject import Batch, SpeedSubject
+from benchmarks.speed.speed_run import Batch, SpeedRun
 from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
 from captum_unioncam.engine.row_stream import own_rows
 from captum_unioncam.engine.target_scores import at_least_float32
@@ -29,42 +29,39 @@ class Step(NamedTuple):
     """
 
     about: str
-    distinct: bool = True
-    own_rows: bool = True
-    channels_last: bool = True
-    fused: bool = True
-    reused: bool = True
+    distinct: bool = False
+    own_rows: bool = False
+    channels_last: bool = False
+    fused: bool = False
+    reused: bool = False
 
 
-_PLAIN = Step("every channel", False, False, False, False, False)
 STEPS = (
-    _PLAIN,
-    _PLAIN._replace(about="+ distinct masks only", distinct=True),
-    Step("+ rows of the engine", channels_last=False, fused=False, reused=False),
-    Step("+ channels-last", fused=False, reused=False),
-    Step("+ blend in one operation", reused=False),
-    Step("+ into the same memory"),
+    Step("every channel"),
+    Step("+ distinct masks only", True),
+    Step("+ rows of the engine", True, True),
+    Step("+ channels-last", True, True, True),
+    Step("+ blend in one operation", True, True, True, True),
+    Step("+ into the same memory", True, True, True, True, True),
 )
 
 
-def step_contestants(subject: SpeedSubject) -> list[Contestant]:
+def step_contestants(run: SpeedRun) -> list[Contestant]:
     """Return a contestant for every step; each gives the scores of all channels, (N, C)."""
-    return [_contestant(subject, f"step {n}: {step.about}", step) for n, step in enumerate(STEPS)]
+    return [_contestant(run, f"step {n}: {step.about}", step) for n, step in enumerate(STEPS)]
 
 
-def _contestant(subject: SpeedSubject, label: str, step: Step) -> Contestant:
-    call = partial(channel_scores, subject, step)
+def _contestant(run: SpeedRun, label: str, step: Step) -> Contestant:
+    call = partial(channel_scores, run, step)
     return Contestant(label, lambda: nullcontext(call), has_footprint=False)
 
 
 @torch.no_grad()
-def channel_scores(subject: SpeedSubject, step: Step, batch: Batch) -> Tensor:
+def channel_scores(run: SpeedRun, step: Step, batch: Batch) -> Tensor:
     """Return the probability of the target under each channel of the layer as a mask, (N, C)."""
-    A = LayerActivation(subject.network.model, subject.layer).attribute(batch.x)
-    maps, target = (
-        unit_range(at_least_float32(A)),
-        torch.tensor(batch.target, device=subject.device),
-    )
+    model = run.network.model
+    maps = unit_range(at_least_float32(LayerActivation(model, run.layer).attribute(batch.x)))
+    target = torch.tensor(batch.target, device=run.device)
     count = maps.shape[:2].numel()
     if step.distinct:
         found = distinct(maps)
@@ -76,14 +73,15 @@ def channel_scores(subject: SpeedSubject, step: Step, batch: Batch) -> Tensor:
     x, black = (v.contiguous(memory_format=layout) for v in (batch.x, batch.black))
     rows = own_rows(batch.x[0].numel(), batch.x.device) if step.own_rows else PEER_ROWS[0]
     buffer = x[:1].repeat(rows, 1, 1, 1).contiguous(memory_format=layout)
-    probabilities = [
-        subject.network.model(masked).softmax(1).gather(1, target[which, None])[:, 0]
-        for which, masked in _masked(step, x, black, shown, examples, buffer)
-    ]
-    scores: Tensor = torch.cat(probabilities)
+    scores = torch.cat(
+        [
+            model(masked).softmax(1).gather(1, target[which, None])[:, 0]
+            for which, masked in _masked(step, x, black, shown, examples, buffer)
+        ]
+    )
     if not step.distinct:
         return scores.view(maps.shape[:2])
-    nothing: Tensor = subject.network.model(black).softmax(1).gather(1, target[:, None])
+    nothing: Tensor = model(black).softmax(1).gather(1, target[:, None])
     table = nothing.repeat(1, maps.shape[1])
     table[found.channels] = scores[found.inverse]
     return table
@@ -98,9 +96,8 @@ def _masked(
         masks = resize(maps[start : start + len(buffer)], x.shape[2:])
         masks = min_max(masks, *extrema(masks)).to(x.dtype)
         shown, hidden = x[which], black[which]
-        if step.reused:
-            yield which, torch.lerp(hidden, shown, masks, out=buffer[: len(which)])
-        elif step.fused:
-            yield which, torch.lerp(hidden, shown, masks)
+        if step.fused:
+            into = buffer[: len(which)] if step.reused else None
+            yield which, torch.lerp(hidden, shown, masks, out=into)
         else:
             yield which, shown * masks + hidden * (1 - masks)

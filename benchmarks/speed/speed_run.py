@@ -1,4 +1,4 @@
-"""The network and the photographs that a speed benchmark runs on."""
+"""What a speed benchmark runs on: the network and the photographs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerActivation
+from PIL import Image
+from skimage import data
 from torch import Tensor, nn
+from torchvision import models
 
 from benchmarks.speed.settings import SpeedSettings
 from captum_unioncam.engine.arguments import closest
@@ -22,16 +25,16 @@ from captum_unioncam.vision.pictures import load_picture
 
 # Of the weights that --random-weights draws.
 SEED = 0
+SHIPPED = {
+    "cat": data.cat,
+    "espresso": data.coffee,
+    "rocket": data.rocket,
+    "motorcycle": lambda: data.stereo_motorcycle()[0],
+}
 
 
 class Photograph(NamedTuple):
-    """A photograph as the network takes it.
-
-    Attributes:
-        name (str): what to call it.
-        x (Tensor): the input, (1, C, H, W).
-        black (Tensor): its black baseline, same shape.
-    """
+    """A photograph as the network takes it, and its black baseline, each (1, C, H, W)."""
 
     name: str
     x: Tensor
@@ -39,50 +42,33 @@ class Photograph(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SpeedSubject:
-    """A network with photographs, on its device and in its dtype.
-
-    Attributes:
-        network (Network): the network.
-        layer_name (str): its layer's dotted name.
-        layer (nn.Module): the layer.
-        photographs (list[Photograph]): the photographs.
-        device (torch.device): where all of it is.
-        copies (list[nn.Module]): further modules whose rows are counted.
-    """
+class SpeedRun:
+    """A network with photographs, on its device and in its dtype."""
 
     network: Network
     layer_name: str
     layer: nn.Module
     photographs: list[Photograph]
     device: torch.device
+    # Further modules whose rows are counted.
     copies: list[nn.Module] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Photographs that are explained in one call.
-
-    Attributes:
-        names (tuple[str, ...]): of the photographs.
-        x (Tensor): inputs, (N, C, H, W).
-        black (Tensor): baselines, same shape.
-        target (list[int]): the most probable class of each.
-        channels (int): channels of the layer.
-        live (int): channels that are not flat, summed over the photographs.
-        distinct (int): different masks that these make, summed likewise.
-    """
+    """Photographs that are explained in one call, and the most probable class of each."""
 
     names: tuple[str, ...]
     x: Tensor
     black: Tensor
     target: list[int]
     channels: int
+    # Summed over the photographs: channels that are not flat, and different masks they make.
     live: int
     distinct: int
 
 
-def load_subject(settings: SpeedSettings, dtype: str) -> SpeedSubject:
+def load_run(settings: SpeedSettings, dtype: str) -> SpeedRun:
     """Load the network and prepare the photographs.
 
     Raises:
@@ -109,35 +95,35 @@ def load_subject(settings: SpeedSettings, dtype: str) -> SpeedSubject:
             "say --size"
         )
     layer = find_layer(network.model, settings.layer, photographs[0].x)
-    return SpeedSubject(network, layer.name, layer.layer, photographs, device)
+    return SpeedRun(network, layer.name, layer.layer, photographs, device)
 
 
-def batches_of(subject: SpeedSubject, size: int) -> list[Batch]:
+def batches_of(run: SpeedRun, size: int) -> list[Batch]:
     """Divide the photographs into batches of one size, beginning again where they run out.
 
     Raises:
         ValueError: if the network is no classifier or the layer gives no maps.
     """
-    count = math.ceil(len(subject.photographs) / size)
-    filled = list(islice(cycle(subject.photographs), count * size))
-    return [_batch(subject, filled[start : start + size]) for start in range(0, len(filled), size)]
+    count = math.ceil(len(run.photographs) / size)
+    filled = list(islice(cycle(run.photographs), count * size))
+    return [_batch(run, filled[start : start + size]) for start in range(0, len(filled), size)]
 
 
-def _batch(subject: SpeedSubject, photographs: Sequence[Photograph]) -> Batch:
-    model = subject.network.model
-    x, black = (torch.cat([p[i] for p in photographs]) for i in (1, 2))  # type: ignore[misc]
+def _batch(run: SpeedRun, photographs: Sequence[Photograph]) -> Batch:
+    model = run.network.model
+    x = torch.cat([p.x for p in photographs])
     with torch.no_grad():
         output = model(x)
     if not isinstance(output, Tensor) or output.dim() != 2:
-        raise ValueError(f"{subject.network.name} is no classifier: its output is not (N, classes)")
-    A = LayerActivation(model, subject.layer).attribute(x)
+        raise ValueError(f"{run.network.name} is no classifier: its output is not (N, classes)")
+    A = LayerActivation(model, run.layer).attribute(x)
     if not isinstance(A, Tensor) or A.dim() != 4:
-        raise ValueError(f"layer {subject.layer_name} gives no maps of shape (N, C, H, W)")
+        raise ValueError(f"layer {run.layer_name} gives no maps of shape (N, C, H, W)")
     found = distinct(unit_range(at_least_float32(A.detach())))
     return Batch(
         names=tuple(p.name for p in photographs),
         x=x,
-        black=black,
+        black=torch.cat([p.black for p in photographs]),
         target=output.argmax(1).tolist(),
         channels=A.shape[1],
         live=int(found.channels.sum()),
@@ -158,16 +144,7 @@ def arithmetic(dtype: str) -> Iterator[None]:
 
 
 def _pictures(settings: SpeedSettings) -> list[tuple[str, Any]]:
-    from PIL import Image
-    from skimage import data
-
-    own = {
-        "cat": data.cat,
-        "espresso": data.coffee,
-        "rocket": data.rocket,
-        "motorcycle": lambda: data.stereo_motorcycle()[0],
-    }
-    count = len(settings.images or own)
+    count = len(settings.images or SHIPPED)
     if settings.n is not None and settings.n > count:
         raise ValueError(
             f"--n {settings.n}: there are {count} photographs; give more with --images"
@@ -175,12 +152,10 @@ def _pictures(settings: SpeedSettings) -> list[tuple[str, Any]]:
     if settings.images:
         files = map(Path, settings.images[: settings.n])
         return [(file.name, load_picture(file)) for file in files]
-    return [(name, Image.fromarray(own[name]())) for name in list(own)[: settings.n]]
+    return [(name, Image.fromarray(SHIPPED[name]())) for name in list(SHIPPED)[: settings.n]]
 
 
 def _untrained(name: str) -> Network:
-    from torchvision import models
-
     known = models.list_models(module=models)
     if name not in known:
         raise NetworkError(
