@@ -22,6 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "docstrings",
+    "formulas",
     "method_pages",
     "metric_tables",
 ]
@@ -31,6 +32,7 @@ html_static_path = ["static"]
 html_css_files = ["wide.css"]
 html_title = "captum-unioncam"
 html_show_copyright = False
+html_math_renderer = "mathml"
 default_role = "py:obj"
 toc_object_entries = False
 python_maximum_signature_line_length = 100
