@@ -263,6 +263,8 @@ def test_a_folder(picture, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "b.png"}
     status, _, err = run(capsys, "explain", tmp_path / "out" / "none", *OWN, "-o", tmp_path / "p")
     assert (status, "none: no such file" in err) == (1, True)
+    status, _, err = run(capsys, "explain", folder, *OWN, "-o", folder)
+    assert (status, "its pictures are to be explained" in err) == (2, True)
     (tmp_path / "nothing").mkdir()
     status, _, err = run(capsys, "compare", tmp_path / "nothing", *OWN)
     assert (status, err) == (2, f"unioncam: {tmp_path / 'nothing'}: no picture in this folder\n")

@@ -1,5 +1,7 @@
 """End to end on EfficientNet-Lite0 with its ImageNet weights and real photographs."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,24 @@ pytestmark = pytest.mark.network
 @pytest.mark.exhaustive
 def test_demo(tmp_path, capsys):
     out = tmp_path / "demo.png"
+    threads = torch.get_num_threads()
     assert cli.main(["demo", "-o", str(out)]) == 0
     captured = capsys.readouterr()
-    rows = {line.split()[0]: line for line in captured.out.splitlines()[1:5]}
-    assert "tiger cat" in rows["cat"]
-    assert "espresso" in rows["espresso"].split(maxsplit=1)[1]
-    assert "missile" in rows["rocket"]
-    assert "moped" in rows["motorcycle"]
-    assert all(row.split()[-1] in ("union", "region") for row in rows.values())
+    assert re.search(r"4 photographs, 192 masked copies of each: about \d+ seconds", captured.err)
+    lines = captured.out.splitlines()
+    blocks = {lines[i].split()[0]: lines[i : i + 4] for i in range(1, 17, 4)}
+    classes = {
+        "espresso": "espresso",
+        "motorcycle": "moped",
+        "cat": "tiger cat",
+        "tripod": "tripod",
+    }
+    assert list(blocks) == list(classes)
+    for name, block in blocks.items():
+        assert block[0].removeprefix(name).strip().startswith(classes[name])
+        assert re.search(r"  (union: β_DR \S+ >|region: β_DR \S+ ≤) β_R \S+$", block[3])
     assert "UnionCAM attribution: 100%" in captured.err
+    assert torch.get_num_threads() == threads
     with Image.open(out) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape[0] > 900

@@ -9,13 +9,7 @@ from captum_unioncam.baselines import BASELINES
 def add_network(
     parser: argparse.ArgumentParser, *, required: bool = True, model: str | None = None
 ) -> None:
-    """Add ``--model``, ``--weights``, ``--layer`` and ``--device``.
-
-    Args:
-        parser (ArgumentParser): what they are added to.
-        required (bool, optional): refuse a command line without ``--model``. Default: True
-        model (str, optional): the network taken without ``--model``. Default: None
-    """
+    """Add ``--model``, with a default or required, ``--weights``, ``--layer`` and ``--device``."""
     parser.add_argument(
         "--model",
         default=model,
@@ -37,13 +31,7 @@ def add_network(
 
 
 def add_pictures(parser: argparse.ArgumentParser, *, metrics: str, output: str) -> None:
-    """Add the pictures, what is measured on their maps, and where all of it is written.
-
-    Args:
-        parser (ArgumentParser): what they are added to.
-        metrics (str): the metrics without ``--metrics``.
-        output (str): the figure without ``--output``.
-    """
+    """Add the pictures, what is measured on their maps, and where all of it is written."""
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder of some"
     )

@@ -12,10 +12,10 @@ import torch
 from captum_unioncam.commands.arguments import add_output
 from captum_unioncam.commands.explain import explained
 from captum_unioncam.commands.outputs import check_output
-from captum_unioncam.commands.session import Session, load_session
+from captum_unioncam.commands.session import Methods, Session, load_session
 
 # Of 1280, which keeps the demo short where the machine is busy; the maps hardly differ.
-MASKS = 256
+MASKS = 192
 # A trial that tells how fast the network is at the moment.
 ROWS, ROUNDS = 4, 3
 
@@ -47,10 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         "cat": data.cat(),
         "tripod": data.camera(),
     }
-    network = argparse.Namespace(
-        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=True
-    )
-    session = load_session(network, explained(f"unioncam:max_masks={MASKS}"), "top1", ["beta"])
+    session = demo_session(explained(f"unioncam:max_masks={MASKS}"), arguments.quiet)
     shown, rows = [], []
     with fastest_threads(session) as seconds:
         expected = seconds * len(photographs) * MASKS
@@ -67,6 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     print(session.table(rows, "probability"))
     print(f"picture written to {output}")
     return 0
+
+
+def demo_session(methods: Methods, quiet: bool) -> Session:
+    """Return the demo network with methods to compare on it."""
+    network = argparse.Namespace(
+        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=quiet
+    )
+    return load_session(network, methods, "top1", ["beta"])
 
 
 @contextmanager

@@ -41,13 +41,7 @@ def works(
 ) -> list[Work]:
     """Return what is to be done; folders are made and every file is checked before any work.
 
-    Args:
-        arguments (Namespace): what `add_pictures` adds.
-        images (Sequence[Path]): the pictures.
-        suffixes (set[str]): endings of figures that can be written.
-        specs (Sequence[str]): the methods as they were named.
-        classes (Sequence[str]): the classes as they were named.
-        per_page (int): how many pictures a figure shows.
+    Methods and classes are those of the command line, and name the files of maps.
 
     Raises:
         ValueError: if something cannot be written there, or a picture would be written over.
@@ -56,6 +50,10 @@ def works(
     if arguments.resume and not is_folder:
         raise ValueError("--resume needs a folder as --output, with a figure for every picture")
     output, folder = Path(arguments.output), arguments.save_maps
+    if output.resolve() in {path.resolve() for path in arguments.images if path.is_dir()}:
+        raise ValueError(
+            f"--output {output}: its pictures are to be explained; give another folder"
+        )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     weights = (

@@ -37,22 +37,13 @@ def add_scale(figure: Figure, grid: NDArray[Any], label: str) -> None:
 def overlaid(
     picture: NDArray[np.floating[Any]], heat: NDArray[Any], seen: NDArray[Any]
 ) -> NDArray[np.uint8]:
-    """Return a picture with a map over it.
-
-    Args:
-        picture (ndarray): RGB in [0, 1], (H, W, 3).
-        heat (ndarray): the map in [0, 1], (H, W).
-        seen (ndarray): where the map lies; the rest of the picture stays as it is, (H, W) bool.
-
-    Returns:
-        *ndarray* of 8 bits, (H, W, 3).
-    """
+    """Return an RGB picture in [0, 1], (H, W, 3), under a map in [0, 1] where that was seen."""
     colors = mpl.colormaps[HEAT](heat)[..., :3]
-    share = OPACITY * seen[..., None]
-    blended: NDArray[np.uint8] = (
-        (255 * (share * colors + (1 - share) * picture)).round().astype("u1")
-    )
-    return blended
+    # Unlike in a figure, what matters little is left as it is.
+    share = (OPACITY * seen * np.minimum(1, 2 * heat))[..., None]
+    blended = share * colors + (1 - share) * picture
+    pixels: NDArray[np.uint8] = (255 * blended).round().astype(np.uint8)
+    return pixels
 
 
 def lettering(texts: Iterable[str]) -> tuple[list[str], Callable[[str], str]]:
@@ -60,9 +51,6 @@ def lettering(texts: Iterable[str]) -> tuple[list[str], Callable[[str], str]]:
 
     Fonts that are installed are searched for what the default one lacks. A letter of no font is
     written as Python escapes it, ``\u732b``; marks that only shape their neighbours are left out.
-
-    Args:
-        texts (Iterable[str]): all that a figure says.
 
     Returns:
         *tuple* of the families, for matplotlib's "font.family", and of a function from a text to

@@ -51,13 +51,7 @@ def box_steps(preprocess: Any) -> list[BoxStep]:
 
 
 def boxes_after(boxes: Sequence[Box], size: tuple[int, int], steps: Sequence[BoxStep]) -> list[Box]:
-    """Return boxes after the steps of a preprocessing, cut off where the input ends.
-
-    Args:
-        boxes (Sequence): x0, y0, x1, y1 in pixels of the picture.
-        size (tuple[int, int]): width and height of the picture.
-        steps (Sequence): of `box_steps`.
-    """
+    """Return boxes after the steps of a preprocessing, cut off where the input ends."""
     from torchvision import tv_tensors
 
     if not boxes:
@@ -100,8 +94,8 @@ def seen_on_picture(
     """
     # The middle stays in the input whatever is cut off, and two of its points give the motion.
     middle = [(side * 0.499, side * 0.501) for side in size]
-    (xs, ys) = middle
-    ((x0, y0, x1, y1),) = boxes_after([(xs[0], ys[0], xs[1], ys[1])], size, steps)
+    (left, right), (top, bottom) = middle
+    ((x0, y0, x1, y1),) = boxes_after([(left, top, right, bottom)], size, steps)
     grid = []
     for length, (low, high), (new_low, new_high), extent in zip(
         size, middle, ((x0, x1), (y0, y1)), reversed(heat.shape), strict=True
