@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from captum_unioncam import METHODS, compare, suggest_layer
+from captum_unioncam import compare, suggest_layer
+from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.metrics.similarity import correlation
 from captum_unioncam.vision import networks
 from captum_unioncam.vision.pictures import load_picture
@@ -32,10 +33,8 @@ def main(folder: str, budgets: list[str]) -> None:
             baselines=black, metrics=(),
         )  # fmt: skip
         for spec, values in found.items():
-            exact, _, budget = spec.partition(":")
-            title = METHODS[exact].title
-            near = correlation(result.maps[title], result.maps[f"{title} {budget}"])
-            values += near.tolist()
+            maps = [result.maps[parse_spec(one).title()] for one in (spec, spec.partition(":")[0])]
+            values += correlation(*maps).tolist()
         print(path.name, *(f"{values[-1]:.4f}" for values in found.values()), flush=True)
     for spec, values in found.items():
         print(f"{spec}: mean {sum(values) / len(values):.4f}, worst {min(values):.3f}")

@@ -59,21 +59,20 @@ class Plain(NamedTuple):
 def contestants_of(settings: SpeedSettings, run: SpeedRun) -> list[Contestant]:
     """Return UnionCAM, the other methods, the peers that are installed, and a comparison."""
     methods = compared_methods_of(settings.methods, run.network.model, run.layer)
-    labels = {text: m.label for text, m in zip(settings.methods, methods, strict=True)}
-    specs = {text: parse_spec(text) for text in labels}
+    specs = [parse_spec(text) for text in settings.methods]
     own = []
-    for method, spec in zip(methods, specs.values(), strict=True):
+    for method, spec in zip(methods, specs, strict=True):
         unbudgeted = {name: v for name, v in spec.options.items() if name != "max_masks"}
         exact = spec._replace(options=unbudgeted)
-        same = [labels[text] for text, other in specs.items() if other == exact != spec]
-        own.append(_own(method, same[0] if same else ""))
+        own.append(_own(method, exact.title() if exact != spec and exact in specs else ""))
     peers = [
         Contestant(f"{name} ScoreCAM, {rows} rows", make(run, rows), peer=name)
         for name, (module, make) in PEERS.items()
         if not settings.no_peers and find_spec(module) is not None
         for rows in PEER_ROWS
     ]
-    return [*own, *peers, _comparison(run, labels.get("scorecam", ""))]
+    score_cam = parse_spec("scorecam")
+    return [*own, *peers, _comparison(run, score_cam.title() if score_cam in specs else "")]
 
 
 def missing_peers() -> list[str]:

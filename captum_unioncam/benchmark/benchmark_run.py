@@ -19,15 +19,7 @@ from captum_unioncam.vision.networks import Network, find_device, find_layer, lo
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """A network with the pictures to measure methods on.
-
-    Attributes:
-        network (Network): the network; its preprocessing is the one asked for.
-        layer (nn.Module): its layer.
-        data (DataSet): the pictures chosen.
-        device (torch.device): where the network is.
-        settings (Settings): everything that decides the numbers.
-    """
+    """A network, its preprocessing the one asked for, with the pictures to measure methods on."""
 
     network: Network
     layer: nn.Module

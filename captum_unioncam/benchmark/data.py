@@ -48,8 +48,6 @@ class DataSet:
 
     Attributes:
         kind (str): what was found, in words.
-        root (Path): folder that paths are relative to.
-        items (tuple[Item, ...]): the pictures.
         class_names (tuple[str, ...]): the data set's own names of its classes, by label; empty
             if labels are the network's indices already.
     """

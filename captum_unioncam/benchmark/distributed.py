@@ -15,12 +15,7 @@ Made = TypeVar("Made")
 
 
 class Processes(NamedTuple):
-    """The place of this process among those of the run.
-
-    Attributes:
-        rank (int): its number.
-        size (int): how many there are.
-    """
+    """The number of this process among those of the run, and how many there are."""
 
     rank: int = 0
     size: int = 1

@@ -21,14 +21,12 @@ class Prepared:
     """A picture as the network takes it, or why there is none.
 
     Attributes:
-        item (Item): which picture.
-        x (Tensor): the input, (1, C, H, W); empty if there is none.
+        x (Tensor): the input, (1, C, H, W); empty if there is an error.
         black (Tensor): its black baseline, same shape.
         shown (Tensor): what the network sees, RGB in [0, 1].
         boxes (dict): per class index, the boxes of its objects in pixels of the input.
         scale (tuple[float, float]): pixels of the input per pixel of the picture, along rows and
             columns; (1, 1) where boxes were not asked for.
-        error (str): why it cannot be used; empty if it can.
     """
 
     item: Item
@@ -97,12 +95,9 @@ def paper_preprocess() -> Callable[[Any], Tensor]:
     """Return what UnionCAM's paper says it did: pictures resized to 224 x 224, in [0, 1]."""
     from torchvision.transforms import v2
 
+    resized = v2.Resize((224, 224), antialias=True)
     steps: Callable[[Any], Tensor] = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize((224, 224), antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
+        [v2.PILToTensor(), resized, v2.ToDtype(torch.float32, scale=True)]
     )
     return steps
 

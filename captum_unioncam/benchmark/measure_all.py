@@ -31,13 +31,7 @@ MOST_FAILURES = 3
 
 
 class Plan(NamedTuple):
-    """What the first process decides for all.
-
-    Attributes:
-        settings (Settings): of the run.
-        remaining (list[int]): numbers of the pictures without rows.
-        works (bool): whether any picture was measured before.
-    """
+    """What the first process decides: pictures without rows, and whether any was measured."""
 
     settings: Settings
     remaining: list[int]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from captum_unioncam.comparison.method_spec import parse_spec
-from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import METRICS
 
 DROP = ("average_drop", "average_increase")
@@ -13,13 +12,7 @@ COMPARED = ("gradcam", "gradcam++", "layercam", "scorecam", "groupcam", "unionca
 
 
 class Preset(NamedTuple):
-    """Methods and metrics that belong together.
-
-    Attributes:
-        about (str): what it shows.
-        methods (tuple[str, ...]): as `parse_spec` reads them.
-        metrics (tuple[str, ...]): names from ``captum_unioncam.metrics.METRICS``.
-    """
+    """What it shows, methods as `parse_spec` reads them, and names of metrics."""
 
     about: str
     methods: tuple[str, ...]
@@ -84,9 +77,7 @@ def labelled(specs: Sequence[str]) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for text in specs:
-        name, part, options = parse_spec(text)
-        words = [METHODS[name].title, part, *(f"{n}={v}" for n, v in options.items())]
-        label = " ".join(word for word in words if word)
+        label = parse_spec(text).title()
         if label in labels:
             raise ValueError(f"--methods names {text!r} twice")
         labels[label] = text.strip()

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from captum_unioncam.benchmark.presets import needs_boxes
@@ -61,43 +61,43 @@ def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
         right = f"{100 * table.accuracy:.1f} %"
         lines.append(f"- The most probable class is among the labels of {right} of them.")
     lines += ["", "```", settings.command(folder), "```"]
+    for heading, about, body in _sections(table, settings):
+        lines += ["", f"## {heading}", "", *([about, ""] if about else []), *body]
+    return "\n".join([*lines, ""])
+
+
+def _sections(table: Table, settings: Settings) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the sections that there is something for: heading, explanation, lines."""
+    boxed = [name for name in settings.metrics if needs_boxes(name)]
     if table.means:
+        costs = (
+            "Every method ran on its own; time is relative to the fastest."
+            if settings.alone
+            else "Methods share their masked forwards, which count for the first that needs them; "
+            "`--alone` measures what each costs by itself."
+        )
+        few = f" Of fewer than {FEW} images such intervals are too narrow."
         about = (
             f"In brackets the {LEVEL} % percentile bootstrap interval over images ({RESAMPLES} "
-            f"resamples, seed {SEED}). {_about_costs(settings)}"
+            f"resamples, seed {SEED}). {costs}{few * (table.images < FEW)}"
         )
-        if table.images < FEW:
-            about += f" Of fewer than {FEW} images such intervals are too narrow."
-        lines += ["", "## Means", "", about, "", *means_table(table, settings)]
-    boxed = [name for name in settings.metrics if needs_boxes(name)]
+        yield "Means", about, means_table(table, settings)
     if table.means and boxed:
         about = (
             "Every class counts alike, as the pointing game is published; the distance that it "
             "tolerates is in pixels of the picture, before preprocessing."
         )
-        lines += ["", "## Means over classes", "", about, "", *_over_classes(table, boxed)]
+        yield "Means over classes", about, _over_classes(table, boxed)
     if table.differences:
-        heading = f"## Differences from {table.reference}"
         about = (
             f"The method's mean minus {table.reference}'s on the same images. Bold where the "
             f"interval excludes 0: ▼ worse than {table.reference}, ▲ better."
         )
-        lines += ["", heading, "", about, "", *_differences(table, settings)]
+        yield f"Differences from {table.reference}", about, _differences(table, settings)
     if table.errors:
-        shown = table.errors[:MOST_ERRORS]
-        lines += ["", "## Not measured", "", *(f"- {image}: {error}" for image, error in shown)]
-        if len(table.errors) > len(shown):
-            lines.append(f"- and {len(table.errors) - len(shown)} more, in rows-*.jsonl")
-    return "\n".join([*lines, ""])
-
-
-def _about_costs(settings: Settings) -> str:
-    if settings.alone:
-        return "Every method ran on its own; time is relative to the fastest."
-    return (
-        "Methods share their masked forwards, which count for the first that needs them; "
-        "`--alone` measures what each costs by itself."
-    )
+        body = [f"- {image}: {error}" for image, error in table.errors[:MOST_ERRORS]]
+        more = len(table.errors) - len(body)
+        yield "Not measured", "", body + [f"- and {more} more, in rows-*.jsonl"] * (more > 0)
 
 
 def means_table(table: Table, settings: Settings) -> list[str]:

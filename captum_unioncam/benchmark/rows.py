@@ -11,17 +11,6 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def numbered(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of one image, each saying which of how many it is.
-
-    Examples::
-
-        >>> numbered([{"method": "CAM"}, {"method": "RISE"}])[1]
-        {'method': 'RISE', 'row': 2, 'rows': 2}
-    """
-    return [row | {"row": i, "rows": len(rows)} for i, row in enumerate(rows, 1)]
-
-
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
     """Yield a function that appends the rows of one image and returns once they are on disk.
@@ -34,7 +23,9 @@ def appending(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
         file.truncate(kept)
 
         def append(rows: Sequence[Row]) -> None:
-            lines = (json.dumps(row, allow_nan=False) for row in numbered(rows))
+            # Each row says which of how many it is: an image without its last row does not count.
+            numbered = (row | {"row": i, "rows": len(rows)} for i, row in enumerate(rows, 1))
+            lines = [json.dumps(row, allow_nan=False) for row in numbered]
             file.write("".join(f"{line}\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from captum_unioncam.comparison.method_spec import parse_spec
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 95
+COSTS = ("forwards", "seconds")
 # Resamples held in memory at a time.
 CHUNK = 500
 
@@ -21,13 +22,7 @@ Values = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """A mean and its bootstrap interval.
-
-    Attributes:
-        mean (float): the mean.
-        low (float): lower end.
-        high (float): upper end.
-    """
+    """A mean and the ends of its bootstrap interval."""
 
     mean: float
     low: float
@@ -141,13 +136,13 @@ def table_of(rows: Sequence[Row], settings: Settings) -> Table:
     return Table(
         means,
         differences,
-        {method: _costs(own) for method, own in by_method.items()},
-        {method: _over_classes(own, settings.metrics) for method, own in by_method.items()},
+        {m: {n: _mean([r[n] for r in own]) for n in COSTS} for m, own in by_method.items()},
+        {m: _over_classes(own, settings.metrics) for m, own in by_method.items()},
         reference,
         len(numbers),
         len(one),
         sorted((row["image"], row["error"]) for row in rows if "error" in row),
-        sum(labelled.values()) / len(labelled) if labelled else None,
+        _mean(list(labelled.values())),
     )
 
 
@@ -157,12 +152,9 @@ def _estimate(mean: float, drawn: Values) -> Estimate:
     return Estimate(float(mean), float(low), float(high))
 
 
-def _costs(rows: Sequence[Row]) -> dict[str, float | None]:
-    costs: dict[str, float | None] = {}
-    for name in ("forwards", "seconds"):
-        known = [row[name] for row in rows if row[name] is not None]
-        costs[name] = sum(known) / len(known) if known else None
-    return costs
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _over_classes(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, float]:
