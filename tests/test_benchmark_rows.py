@@ -1,14 +1,18 @@
 """Rows and settings on disk: nothing torn, glued, lost or mixed."""
 
+import argparse
 import json
-from dataclasses import replace
+import shlex
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
+from captum_unioncam.benchmark.options import given
 from captum_unioncam.benchmark.rows import appending, read_rows
 from captum_unioncam.benchmark.settings import Settings, keep, load, versions, weights_sha256
+from captum_unioncam.commands import benchmark
 
 SETTINGS = Settings(
     data="photos",
@@ -157,6 +161,24 @@ def test_the_command_says_everything():
     ):
         assert part in command
     assert "--pictures" not in SETTINGS.command("out")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"n": 5, "alone": True, "image_set": "val", "year": "2012", "seed": 3}]
+)
+def test_the_command_gives_the_same_options_again(tmp_path, changes):
+    settings = replace(SETTINGS, data="my photos", **changes)
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    again = parser.parse_args(shlex.split(settings.command(tmp_path))[2:])
+    values = given(again, Settings)
+    assert values.pop("methods") == "gradcam,unioncam"
+    assert values.pop("metrics") == "average_drop"
+    assert values == {name: getattr(settings, name) for name in values}
+    assert set(values) | {"methods", "metrics"} == set(asdict(settings)) - {
+        *("dataset", "images", "images_sha256", "weights_sha256", "versions"),
+    }
+    assert again.out == tmp_path
 
 
 def test_the_digest_of_weights_sees_every_value():
