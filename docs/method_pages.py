@@ -1,11 +1,10 @@
-"""Sphinx extension: writes a page for every method of the registry, and one that lists them."""
+"""Sphinx extension: writes a page for every method of the registry."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 from captum_unioncam import METHODS, Method
-from captum_unioncam.methods.registry import methods_table
 
 FOLDER = Path(__file__).parent / "methods"
 # Channels and positions of the layers that the literature uses, for pictures of 224 x 224.
@@ -66,47 +65,33 @@ def page(name: str, method: Method) -> str:
 """
 
 
-def index() -> str:
-    """Return the page that lists the methods, in the registry's order."""
-    table = re.sub(
-        r"^\| `(.*?)` \| (.*?) \|",
-        lambda row: f"| `{row[1]}` | [{row[2]}]({file_name(row[1])}.md) |",
-        methods_table(markdown=True),
-        flags=re.MULTILINE,
-    )
-    pages = "\n".join(map(file_name, METHODS))
-    return f"""\
-# Methods
-
-One page each: the formula, where it comes from, what it costs, its options, and its map of the same
-photograph. C is the number of channels and P the number of positions of the layer; a suffix is the
-part of the network after the layer.
-
-{table}
-
-"Our reading" marks definitions that could not be checked against the authors' text or code; the
-page says what was read into it and which alternatives are options.
-
-```{{toctree}}
-:hidden:
-{pages}
-```
-"""
+def link_pages(app: Any, docname: str, source: list[str]) -> None:
+    """Link the committed list of methods to their pages, which only Sphinx writes."""
+    if docname == "methods":
+        linked = re.sub(
+            r"^\| `(.*?)` \| (.*?) \|",
+            lambda row: f"| `{row[1]}` | [{row[2]}](methods/{file_name(row[1])}.md) |",
+            source[0],
+            flags=re.MULTILINE,
+        )
+        pages = "\n".join(f"methods/{file_name(name)}" for name in METHODS)
+        source[0] = f"{linked}\n```{{toctree}}\n:hidden:\n{pages}\n```\n"
 
 
 def write(app: Any) -> None:
     """Write all pages, leaving alone those that have not changed."""
     FOLDER.mkdir(exist_ok=True)
     pages = {file_name(name): page(name, method) for name, method in METHODS.items()}
-    for name, text in {**pages, "index": index()}.items():
+    for name, text in pages.items():
         path = FOLDER / f"{name}.md"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
 
 def setup(app: Any) -> None:
-    """Write the pages before Sphinx looks for them."""
+    """Write the pages before Sphinx looks for them, and link to them."""
     app.connect("builder-inited", write)
+    app.connect("source-read", link_pages)
 
 
 def _public_name(cls: type) -> str:
@@ -121,4 +106,5 @@ def _rows(name: str, method: Method) -> str:
         listed = ", ".join(f"{rows} for {network}" for network, rows in most.items())
         return f"{method.forwards.text}; at most {listed}"
     rows = next(iter(most.values()))
-    return method.forwards.text + ("" if method.forwards.text == str(rows) else f"; {rows} by default")
+    same = method.forwards.text == str(rows)
+    return method.forwards.text + ("" if same else f"; {rows} by default")
