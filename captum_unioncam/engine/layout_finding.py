@@ -145,6 +145,17 @@ def check_maskable(
                 )
 
 
+def position_axes(x: Tensor, layout: Layout, seen: ShapesSeen) -> list[tuple[int, ...]]:
+    """Return the orders in which dimensions of an input can be the layout's; none fits if empty."""
+    axes = tuple(range(1, x.dim()))
+    if x.is_floating_point() and x.dim() == len(layout.size) + 2:
+        at = _channels_elsewhere(x, layout, seen) or 1
+        return [tuple(axis for axis in axes if axis != at)]
+    if x.is_floating_point() and x.dim() == len(layout.size) + 1:
+        return [axes] if len(axes) == 1 else [axes, axes[::-1]]
+    return []
+
+
 def _channels_elsewhere(x: Tensor, layout: Layouts | None, seen: ShapesSeen) -> int | None:
     """Return the dimension of an input's channels if it is known, and not 1."""
     channels = seen.takes.get(x.dim())

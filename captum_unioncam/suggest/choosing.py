@@ -1,0 +1,143 @@
+"""Which of a forward's calls gives the maps to explain."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from captum_unioncam.suggest.watching import Call, Forward, Place
+
+Conv = nn.modules.conv._ConvNd
+
+
+def chosen_call(forward: Forward) -> tuple[Call, str]:
+    """Return the call whose output to explain, and why.
+
+    Raises:
+        ValueError: if none is suited.
+    """
+    maps = _maps(forward)
+    # Of the modules that return a tensor, the one that returns last encloses the others.
+    last = next((call for call in reversed(maps) if forward.is_cut(call.place)), None)
+    norm = _first_norm(forward, maps)
+    if norm is not None and (
+        forward.comes_after(norm, last) or (last and is_tokens(forward, last))
+    ):
+        return norm, f"first norm of the last block whose {text_of(forward, norm)} reach the head"
+    _check_what_follows(forward, last, maps)
+    if last is None:
+        raise ValueError(
+            "no layer gives maps bigger than 1 x 1 on the way to the head; name a layer yourself"
+        )
+    kind = type(last.module).__name__
+    return last, (
+        f"last spatial output on the way to the head: {kind} giving {text_of(forward, last)}"
+    )
+
+
+def is_tokens(forward: Forward, call: Call) -> bool:
+    """Return whether a call gives rows of tokens, (N, T, D)."""
+    layout = forward.layout(call)
+    return layout is not None and layout.channels == "last" and call.output.dim() == 3
+
+
+def text_of(forward: Forward, call: Call) -> str:
+    """Return what a call gives, in words."""
+    layout = forward.known_layout(call)
+    size = " x ".join(map(str, layout.size))
+    if is_tokens(forward, call):
+        return f"tokens of {size}"
+    return f"{call.output.shape[1 if layout.channels == 'first' else -1]} channels of {size}"
+
+
+def _maps(forward: Forward) -> list[Call]:
+    """Return the calls that give something of their own with positions that reach the output."""
+    producers: dict[Place, Call] = {}
+    for call in forward.calls:
+        producers.setdefault(call.place, call)
+    scores = _score_maps(forward)
+    return [
+        call
+        for call in forward.calls
+        if forward.is_last(call)
+        and call.place not in scores
+        and not producers[call.place].only_pools
+        and (not call.only_passes or producers[call.place] is call)
+        and forward.reaches(call)
+    ]
+
+
+def _score_maps(forward: Forward) -> set[Place]:
+    """Return where a head gives a map for each class: they are scores, not features."""
+    classes = forward.output.shape[1] if forward.output.dim() > 1 else 1
+    found: set[Place] = set()
+    for call in reversed(forward.calls):
+        on_path = call.place[0] in forward.on_path
+        layout = forward.layout(call)
+        if on_path and call.is_norm:
+            # Norms follow the layers of a network without a head, whose features are its scores.
+            return found if forward.output.dim() > 2 else set()
+        if on_path and layout is not None and forward.is_cut(call.place):
+            channels = call.output.shape[1 if layout.channels == "first" else -1]
+            if channels != classes:
+                return found
+            found.add(call.place)
+            weight: Any = getattr(call.module, "weight", None)
+            if isinstance(call.module, nn.Linear | Conv) and set(weight.shape[:2]) != {classes}:
+                return found
+    return found
+
+
+def _first_norm(forward: Forward, maps: list[Call]) -> Call | None:
+    """Return the first norm of the last block of tokens that has one with gradients."""
+    blocks = {call.name: call for call in forward.calls}
+    norms: list[tuple[str, Call]] = []
+    for call in maps:
+        block = _block(call.name)
+        if block and call.is_norm and is_tokens(forward, call):
+            around = blocks[block].took if block in blocks else ()
+            places = [call.place, *(taken.place for taken in (*call.took, *around))]
+            if any(map(forward.is_cut, places)):
+                norms.append((block, call))
+    if not norms:
+        return None
+    last, size = norms[-1][0], forward.known_layout(norms[-1][1]).size
+    return next(
+        call for block, call in norms if block == last and forward.known_layout(call).size == size
+    )
+
+
+def _block(name: str) -> str:
+    """Return the name of the innermost numbered module around a layer, or nothing."""
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        if parts[end - 1].split("_")[-1].isdigit():
+            return ".".join(parts[:end])
+    return ""
+
+
+def _check_what_follows(forward: Forward, last: Call | None, maps: list[Call]) -> None:
+    """Raise ValueError if the network goes on in branches, or with tokens of unknown positions."""
+    name = "the input" if last is None else repr(last.name)
+    for call in forward.after(last):
+        is_row = call.output.dim() == 3 and call.output.shape[1] > 1
+        if is_row and forward.layout(call) is None and forward.is_cut(call.place):
+            raise ValueError(
+                f"after {name} the model goes on with tokens of shape {tuple(call.output.shape)}, "
+                f"which {call.name!r} gives, that are not known to lie on the input; name a layer "
+                "yourself, and say how it lies with layout="
+            )
+
+    def positions(call: Call) -> int:
+        return torch.Size(forward.known_layout(call).size).numel()
+
+    smaller = [
+        call
+        for call in maps
+        if forward.comes_after(call, last) and (last is None or positions(call) < positions(last))
+    ]
+    if smaller:
+        raise ValueError(
+            f"after {name} the model goes on in branches that meet at its output alone; name a "
+            f"layer of one of them yourself, such as {smaller[-1].name!r}"
+        )
