@@ -3,8 +3,6 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,9 +13,7 @@ from captum_unioncam.commands.outputs import check_output
 from captum_unioncam.commands.session import Methods, Session, load_session
 
 # Of 1280, which keeps the demo short where the machine is busy; the maps hardly differ.
-MASKS = 192
-# A trial that tells how fast the network is at the moment.
-ROWS, ROUNDS = 4, 3
+MASKS = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
         "cat": data.cat(),
         "tripod": data.camera(),
     }
-    session = demo_session(explained(f"unioncam:max_masks={MASKS}"), arguments.quiet)
     shown, rows = [], []
-    with fastest_threads(session) as seconds:
-        expected = seconds * len(photographs) * MASKS
+    threads = torch.get_num_threads()
+    try:
+        # Where other programs run, threads that wait for each other cost most of the time.
+        torch.set_num_threads(1)
+        session = demo_session(explained(f"unioncam:max_masks={MASKS}"), arguments.quiet)
+        expected = _fastest(session, threads) * len(photographs) * (MASKS + 20)
         _say(
             f"{len(photographs)} photographs, {MASKS} masked copies of each: about "
             f"{10 * round(expected / 10 + 1)} seconds on this machine as it is now",
@@ -60,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
             _say(f"{name} ({number} of {len(photographs)})", arguments.quiet)
             shown.append(session.compared(Image.fromarray(pixels).convert("RGB"), name))
             rows += session.rows(shown[-1], name)
+    finally:
+        torch.set_num_threads(threads)
     save(draw(shown, session.class_name, session.heading()), output)
     print(session.table(rows, "probability"))
     print(f"picture written to {output}")
@@ -74,28 +75,19 @@ def demo_session(methods: Methods, quiet: bool) -> Session:
     return load_session(network, methods, "top1", ["beta"])
 
 
-@contextmanager
-def fastest_threads(session: Session) -> Iterator[float]:
-    """Run a block with one thread where more are slower, as they are on a busy machine.
-
-    Yields:
-        *float*: seconds that the network takes for one picture.
-    """
-    x = torch.rand(ROWS, 3, 224, 224).contiguous(memory_format=torch.channels_last)
-    before = torch.get_num_threads()
+def _fastest(session: Session, most: int) -> float:
+    """Set one thread or `most`, whichever is faster now; return the seconds of a picture."""
+    x = torch.rand(4, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     seconds = {}
-    for threads in {before, 1}:
+    for threads in {1, most}:
         torch.set_num_threads(threads)
         session.network.outputs(x)
         start = time.perf_counter()
-        for _ in range(ROUNDS):
+        for _ in range(3):
             session.network.outputs(x)
-        seconds[threads] = (time.perf_counter() - start) / ROWS / ROUNDS
+        seconds[threads] = (time.perf_counter() - start) / 3 / len(x)
     torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
-    try:
-        yield min(seconds.values())
-    finally:
-        torch.set_num_threads(before)
+    return min(seconds.values())
 
 
 def _say(text: str, quiet: bool) -> None:
