@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+import captum_unioncam
 from captum_unioncam import (
     METHODS,
     LayerOriginalCAM,
@@ -20,7 +21,7 @@ from captum_unioncam import (
     as_explanation_func,
     suggest_layer,
 )
-from captum_unioncam.commands import explain as explain_command
+from captum_unioncam.commands import demo
 from captum_unioncam.commands import main as cli
 from captum_unioncam.metrics import METRICS, PROTOCOLS
 from captum_unioncam.vision import networks
@@ -105,6 +106,39 @@ def test_every_metric_and_protocol_is_listed():
     assert "| best 50% of pixels | 100 | zero |" in text
 
 
+def test_every_public_name_has_its_place_in_the_reference():
+    page = (DOCS / "api.md").read_text()
+    have_pages = {method.cls.__name__ for method in METHODS.values()} - {"LayerUnionCAM"}
+    wanted = set(captum_unioncam.__all__) - have_pages
+    assert {name for name in wanted if f"captum_unioncam.{name}\n" not in page} == set()
+    assert page.index("captum_unioncam.LayerUnionCAM") < page.index("captum_unioncam.METHODS")
+
+
+def test_architecture_names_files_that_are_there():
+    text = (DOCS.parent / "ARCHITECTURE.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = [DOCS.parent / "captum_unioncam" / name for c in cells for name in c.split("`")[1::2]]
+    assert len(named) > 30
+    assert [path for path in named if not path.exists()] == []
+    # What has neither a row of its own nor a folder's.
+    listed = {path for path in named if path.is_file()}
+    listed |= {one for folder in named if folder.is_dir() for one in folder.rglob("*.py")}
+    package = set((DOCS.parent / "captum_unioncam").rglob("*.py"))
+    assert {path.name for path in package - listed} <= {"__init__.py", "__main__.py"}
+
+
+def test_formulas_are_mathml():
+    pytest.importorskip("docutils", minversion="0.21", reason="the extra docs is not installed")
+    from formulas import mathml
+
+    lines = mathml(r"a &= \Big(\frac{1}{2}\Big) \\ b &= \lVert u \rVert", as_block=True)
+    assert lines.startswith('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">')
+    assert lines.count("<mtr>") == 2
+    assert lines.count("<mtd>") == 4
+    assert lines.count('<mo stretchy="false">‖</mo>') == 2
+    assert 'display="block"' not in mathml("x", as_block=False)
+
+
 def test_adding_a_method_fits_on_a_page_and_its_example_works():
     page = (DOCS / "contributing.md").read_text()
     assert len(page.splitlines()) <= 40
@@ -157,6 +191,32 @@ class Tokens(nn.Module):
 
     def forward(self, images):
         return self.head(self.norm(images.flatten(2).mT[:, :19]).mean(1))
+
+
+class Merged(Tokens):
+    def forward(self, images):
+        return self.head(self.norm(images.flatten(2).mT[:, :19])).mean(1)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.coarse, self.fine = nn.Conv2d(3, 4, 8, 8), nn.Conv2d(3, 4, 4, 4)
+        self.heads = nn.ModuleList([nn.Linear(4, 5), nn.Linear(4, 5)])
+
+    def forward(self, images):
+        fine = self.heads[0](self.fine(images).amax((2, 3)))
+        return fine + self.heads[1](self.coarse(images).amax((2, 3)))
+
+
+class Mirrored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cut, self.maps = nn.Conv2d(3, 4, 4, 4), nn.Identity()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images):
+        return self.head(self.maps(self.cut(images).flip(2, 3)).mean((2, 3)))
 
 
 class TwoReadings(nn.Module):
@@ -224,7 +284,7 @@ def missing_extra(monkeypatch):
     def missing(arguments):
         raise ModuleNotFoundError("No module named 'matplotlib'")
 
-    monkeypatch.setattr(explain_command, "run_demo", missing)
+    monkeypatch.setattr(demo, "run", missing)
     raise RuntimeError(cli.main(["demo"]))
 
 
@@ -264,9 +324,9 @@ PROVOKED = {
     "the target does not depend on layer …": parts(Beside, lambda m: m.aside),
     "no gradients flow from the output to layer …": lambda: explain(model=without_gradients),
     "layer … returns torch.float32, NoneType; a map needs a floating point Tensor": attention,
-    "the model turns into tokens right after …": lambda: suggest_layer(
-        vit(), torch.rand(1, 3, 32, 32)
-    ),
+    "the model goes on with tokens of shape …": lambda: suggest_layer(Merged(), x),
+    "the model goes on in branches that meet at its output alone": lambda: suggest_layer(Two(), x),
+    "are not in the input's order": lambda: suggest_layer(Mirrored(), x),
     "form no grid of square patches over an image": parts(Tokens, lambda m: m.norm),
     "CAM needs global average pooling and one linear layer after the layer": lambda: (
         LayerOriginalCAM(net, net[1]).attribute(x, 1)
@@ -288,7 +348,7 @@ PROVOKED = {
     "target index … is out of range": lambda: explain(target=5),
     "target has … entries for … examples": lambda: explain(target=[1, 2, 3]),
     "forward_func must return one Tensor, got …": lambda: explain(
-        model=lambda images: {"logits": net(images)}
+        model=lambda images: {"scores": net(images)}
     ),
     "inputs must be a Tensor, got list": lambda: explain(list(x)),
     "mat1 and mat2 shapes cannot be multiplied": lambda: explain(x[0]),
