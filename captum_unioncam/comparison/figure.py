@@ -1,33 +1,31 @@
 """The figure of comparisons: pictures and classes down, methods across."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from captum_unioncam.comparison.data import ComparisonData
 from captum_unioncam.comparison.drawing import HEAT, OPACITY, add_scale, lettering, shortened
 from captum_unioncam.comparison.text import Row, choice_of, formatted
 from captum_unioncam.engine.maps import unit_range
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
 
-if TYPE_CHECKING:
-    from captum_unioncam.comparison.result import Comparison
-
 
 class Shown(NamedTuple):
     """A comparison as a figure shows it.
 
     Attributes:
-        comparison (Comparison): the maps and what was measured on them.
+        comparison (ComparisonData): the maps and what was measured on them.
         pictures (Tensor, optional): what to draw under the maps, (N, 3 or 1, H, W) in [0, 1];
             None draws the inputs.
         titles (Sequence[str]): what to call every picture; empty for nothing.
     """
 
-    comparison: "Comparison"
+    comparison: ComparisonData
     pictures: Tensor | None = None
     titles: Sequence[str] = ()
 

@@ -3,13 +3,14 @@
 import csv
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from captum_unioncam.comparison.data import ComparisonData
 from captum_unioncam.comparison.text import aligned, numbers_of
 from captum_unioncam.engine.cost import Cost
 from captum_unioncam.files import written_whole
@@ -22,7 +23,7 @@ COSTS = ("forwards", "seconds", "peak_bytes")
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(ComparisonData):
     """Maps of several methods for the same inputs and classes, and what was measured on them.
 
     Attributes:
@@ -42,15 +43,6 @@ class Comparison:
             one value per example.
         details (dict[str, list]): per method that returns details, those of every class.
     """
-
-    maps: dict[str, Tensor]
-    rows: list[dict[str, Any]]
-    metrics: tuple[str, ...]
-    classes: list[list[str]]
-    probabilities: Tensor
-    inputs: tuple[Tensor, ...]
-    quantity: str = "probability"
-    details: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
