@@ -19,6 +19,7 @@ from captum_unioncam import (
     LayerScoreCAM,
     LayerUnionCAM,
     as_explanation_func,
+    scorers,
     suggest_layer,
 )
 from captum_unioncam.commands import demo
@@ -368,6 +369,9 @@ PROVOKED = {
     ),
     "rows in a forward do not fit the device's memory": lambda: explain(
         scorer=small_memory, perturbations_per_eval=2
+    ),
+    "is not used: on masked inputs its scores are up to …": lambda: explain(
+        scorer=scorers.half(net, tolerance=0)
     ),
     "The size of tensor a (…) must match the size of tensor b (…)": sensitivity,
     "the command line needs the extra 'demo'": missing_extra,
