@@ -13,8 +13,8 @@ STAR = re.compile(r"(::\n(?:\n| .*\n?)+)|(\([^()`*]*, )\*(?=\w)")
 
 
 def fit(app: Any, what: Any, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Say in reStructuredText what docstrings leave ambiguous."""
-    # What Python says of every named tuple.
+    """Rewrite what is ambiguous in reStructuredText."""
+    # Python writes this line for every named tuple.
     text = "\n".join(line for line in lines if not line.startswith("Create new instance of "))
     lines[:] = STAR.sub(lambda found: found[1] or rf"{found[2]}\*", text).split("\n")
     # Under "Returns" stands prose, whose first colon does not end a type.
