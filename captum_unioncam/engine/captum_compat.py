@@ -1,6 +1,7 @@
 """The only file that imports Captum's private helpers: a change in Captum ends here."""
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from captum._utils.common import _run_forward as run_forward
 from captum._utils.gradient import _forward_layer_eval as forward_layer_eval
@@ -9,7 +10,10 @@ from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
 # Captum's own aliases, written out: it ships no types, so that tools would take anything.
-TargetType = None | int | tuple[int, ...] | Tensor | list[tuple[int, ...]] | list[int]
+IndexTarget = None | int | tuple[int, ...] | Tensor | list[tuple[int, ...]] | list[int]
+# Takes whatever the model returned for R rows, returns one score per row, (R,).
+ScoreOfOutput = Callable[[Any], Tensor]
+TargetType = IndexTarget | ScoreOfOutput | Sequence[ScoreOfOutput]
 BaselineType = None | Tensor | int | float | tuple[Tensor | int | float, ...]
 
 
@@ -24,6 +28,7 @@ __all__ = [
     "BaselineType",
     "NullProgress",
     "Progress",
+    "ScoreOfOutput",
     "TargetType",
     "compute_layer_gradients_and_eval",
     "forward_layer_eval",

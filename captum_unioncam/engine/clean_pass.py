@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_unioncam.engine.callable_targets import check_clean_values
 from captum_unioncam.engine.captum_compat import (
     compute_layer_gradients_and_eval,
     forward_layer_eval,
 )
 from captum_unioncam.engine.request import Request, copied
-from captum_unioncam.engine.target_scores import TargetScores, check_output
+from captum_unioncam.engine.target_scores import TargetScores, output_as_read
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,18 @@ def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients:
 
     def target_output(*args: Any) -> Tensor:
         # Selecting here lets a wrong target be named before Captum's assertions see it.
-        output = check_output(request.forward_func(*args), len(inputs[0]))
+        rows = torch.arange(len(inputs[0]))
+        output = output_as_read(request.target, request.forward_func(*args), len(rows))
         target = TargetScores.from_output(request.score, request.target, output)
-        rows = torch.arange(len(output), device=output.device)
-        with torch.no_grad():
-            read.append((target, *target.target_score(output.detach(), rows)))
-        return target.raw(output, rows)
+        raw = target.raw(output, rows)
+        if target.functions is None:
+            with torch.no_grad():
+                read.append((target, *target.target_score(output.detach(), rows)))
+        else:
+            if inputs is request.inputs:
+                check_clean_values(target.functions, output, raw)
+            read.append((target, raw.detach(), raw.detach()))
+        return raw
 
     def look(module: nn.Module, args: Any, result: Any = None) -> None:
         value = args if request.attribute_to_layer_input else result

@@ -13,10 +13,12 @@ COMMON = {
 inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
 """,
     "target": """\
-target (int, tuple, Tensor or list, optional): output to explain, as in every Captum
-    method: one index for all examples, or one per example; tuples for outputs of
-    more than two dimensions; None if there is one value per example.
-    Default: None
+target (int, tuple, Tensor, Callable or list, optional): output to explain, as in every
+    Captum method: one index for all examples, or one per example; tuples for outputs of
+    more than two dimensions; None if there is one value per example. Or a callable that
+    takes what the model returned, whatever it is, and gives one score per row, (N,), as
+    :mod:`captum_unioncam.targets` has some; or a list of one per example. Its value is
+    f_c itself. Default: None
 """,
     "additional_forward_args": """\
 additional_forward_args (Any, optional): further arguments of forward_func. Tensors

@@ -91,8 +91,7 @@ class FeatureScorer:
                 def run(chunk: slice, example: int = example, ids: Tensor = ids) -> None:
                     some = ids[chunk]
                     output = self._forward(example, perturbed(example, some), self._way)
-                    rows = torch.full((len(some),), example, device=output.device)
-                    logit, score = state.target.target_score(check_output(output, len(some)), rows)
+                    logit, score = state.target.read(output, torch.full((len(some),), example))
                     logits[example, some] = logit.to(device, logits.dtype)
                     scores[example, some] = score.to(device, scores.dtype)
                     bar.update(len(some))
@@ -112,8 +111,8 @@ class FeatureScorer:
 
     @cached_property
     def _alone(self) -> Tensor:
-        """The output for the probe, one row."""
-        return check_output(self._forward(*self._probe, "one row"), 1)
+        """The output for the probe, one row, or what a callable target makes of it."""
+        return self._told(self._forward(*self._probe, "one row"), 1)
 
     @cached_property
     def _step(self) -> int:
@@ -163,14 +162,19 @@ class FeatureScorer:
         alone, (example, own) = self._alone, self._probe
         among_others = torch.cat([torch.zeros_like(own), own, torch.ones_like(own)])
         try:
-            output = self._forward(example, among_others, way)
+            output = self._told(self._forward(example, among_others, way), 3)
         except Exception:
             # An error of the network's own, whatever its kind, comes again with repeated inputs.
             return False
-        if not (isinstance(output, Tensor) and output.dim() and len(output) == 3):
-            return False
         tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
         return bool(((output[1:2] - alone).abs() <= tolerance).all())
+
+    def _told(self, output: Any, rows: int) -> Tensor:
+        """Return what tells outputs of so many rows apart: the tensor that is read, or values."""
+        target = self.state.target
+        if target.functions is None:
+            return check_output(output, rows)
+        return target.raw(output, torch.full((rows,), self._probe[0]))
 
     def _forward(self, example: int, features: Tensor, way: Way) -> Any:
         """Run the network on an example with its layer giving `features`."""

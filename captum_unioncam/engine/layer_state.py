@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
+from captum_unioncam.engine.callable_targets import check_clean_values
 from captum_unioncam.engine.captum_compat import run_forward
 from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
 from captum_unioncam.engine.feature_scoring import FeatureScorer
@@ -17,7 +18,7 @@ from captum_unioncam.engine.layout_finding import ShapesSeen, check_maskable, fi
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.request import Request, copied
-from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, check_output
+from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, output_as_read
 from captum_unioncam.engine.warn import warn
 
 
@@ -172,8 +173,8 @@ def measure_inputs(request: Request) -> Iterator[MaskScorer]:
     """
     with evaluation_mode(request):
         copies, extra = copied(request.inputs), copied(request.extra)
-        output = check_output(
-            run_forward(request.forward_func, copies, None, extra), len(copies[0])
+        output = output_as_read(
+            request.target, run_forward(request.forward_func, copies, None, extra), len(copies[0])
         )
         like = next(
             (x for x in request.inputs if x.is_floating_point() and 3 <= x.dim() <= 5), None
@@ -185,6 +186,9 @@ def measure_inputs(request: Request) -> Iterator[MaskScorer]:
                 f"(N, C, L) to (N, C, D, H, W); got {kinds}"
             )
         target = TargetScores.from_output(request.score, request.target, output)
+        if target.functions is not None:
+            values = target.raw(output, torch.arange(request.num_examples))
+            check_clean_values(target.functions, output, values)
         yield MaskScorer(request, check.maskable(request.inputs, like), request.baselines, target)
 
 

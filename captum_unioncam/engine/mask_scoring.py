@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ class MaskScorer:
 
     def for_target(self, target: TargetScores) -> "MaskScorer":
         """Return a scorer of another target that shares the stream and what is known of I_b."""
-        _ = self._baseline_output
+        _ = self._baseline_outputs
         other = copy(self)
         other.target = target
         other.__dict__.pop("baseline", None)
@@ -183,8 +183,7 @@ class MaskScorer:
         columns += [torch.zeros_like(values) for values in columns]
         if chosen is not None and not bool(chosen.all()):
             low, (logits, scores) = maps.maps[:, 0].cpu(), (v.cpu() for v in columns[:2])
-            found = completed(maps.rows.cpu(), low, chosen, logits, scores, targets[0].score)
-            columns = list(found)
+            columns = _completed(maps.rows.cpu(), low, chosen, logits, scores, targets)
         live = maps.channels
         tables = []
         for number, target in enumerate(targets):
@@ -238,19 +237,24 @@ class MaskScorer:
         return self._baseline_for(self.target)
 
     def _baseline_for(self, target: TargetScores) -> MaskScores:
-        output = self._baseline_output
-        rows = torch.arange(self.request.num_examples, device=output.device)
-        logits, scores = (values[:, None] for values in target.target_score(output, rows))
+        count, outputs = self.request.num_examples, self._baseline_outputs
+        if self._rows_differ():
+            reads = [target.read(output, rows) for rows, output in outputs]
+        else:
+            reads = [target.read_one_for(output, count) for _, output in outputs]
+        logits, scores = (torch.cat(values)[:, None] for values in zip(*reads, strict=True))
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
         live, zero = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
         return MaskScores(logits, scores, live, zero, zero)
 
     @cached_property
-    def _baseline_output(self) -> Tensor:
-        """What the network gives for the baselines; one row serves examples that share theirs."""
-        count = self.request.num_examples
-        needed = count if self._rows_differ() else 1
+    def _baseline_outputs(self) -> list[tuple[Tensor, Any]]:
+        """What the network gives for the baselines, with the examples of its rows, by chunks.
+
+        One row serves examples that share theirs.
+        """
+        needed = self.request.num_examples if self._rows_differ() else 1
         rows = torch.arange(needed, device=self.device)
 
         def nothing(chunk: slice) -> tuple[Tensor, ...]:
@@ -260,8 +264,7 @@ class MaskScorer:
 
         step = self.stream.step
         chunks = [slice(start, start + step) for start in range(0, needed, step)]
-        output = torch.cat([self.stream.forward(rows[c], c, nothing) for c in chunks])
-        return output if needed == count else output.expand(count, *output.shape[1:])
+        return [(rows[c], self.stream.forward(rows[c], c, nothing)) for c in chunks]
 
     def score_over_baseline(self, maps: Tensor) -> Tensor:
         """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K)."""
@@ -291,6 +294,25 @@ class MaskScorer:
     def _laid_out(self, x: Tensor) -> Tensor:
         is_last = self.stream.channels_last and x.dim() == 4
         return x.contiguous(memory_format=torch.channels_last) if is_last else x
+
+
+def _completed(
+    rows: Tensor,
+    maps: Tensor,
+    chosen: Tensor,
+    logits: Tensor,
+    scores: Tensor,
+    targets: Sequence[TargetScores],
+) -> list[Tensor]:
+    """Predict what was not forwarded, apart for targets whose scores are of different kinds."""
+    kinds = [target.score for target in targets]
+    found = [v.new_zeros(len(rows), len(targets)) for v in (logits, scores) * 2]
+    for kind in dict.fromkeys(kinds):
+        on = [number for number, other in enumerate(kinds) if other == kind]
+        some = completed(rows, maps, chosen, logits[:, on], scores[:, on], kind)
+        for column, values in zip(found, some, strict=True):
+            column[:, on] = values
+    return found
 
 
 def _as_tensor(baseline: Tensor | int | float, x: Tensor) -> Tensor:

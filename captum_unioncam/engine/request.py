@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_unioncam.engine import arguments as check
+from captum_unioncam.engine.callable_targets import check_score_of
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.layout import LayoutOption, Layouts, Name, parse_layout
 from captum_unioncam.engine.modules import check_layer, describe_layer
@@ -142,6 +143,7 @@ def checked_request(
         forward_func if scorer is None else scorer,
         parse_layout(layout),
     )
+    check_score_of(request.target, score)
     for x in request.inputs:
         if x.is_floating_point():
             check.check_finite("inputs", x, "clean them before attribution")

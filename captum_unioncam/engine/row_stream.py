@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.captum_compat import Progress, run_forward
 from captum_unioncam.engine.scorer_choice import chosen_scorer
-from captum_unioncam.engine.target_scores import TargetScores, check_output
+from captum_unioncam.engine.target_scores import TargetScores, output_as_read
 from captum_unioncam.engine.warn import warn
 from captum_unioncam.scorers import Scorer
 
@@ -66,18 +66,19 @@ class RowStream:
         found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in targets]
 
         def run(chunk: slice) -> None:
-            output = self.forward(rows[chunk], chunk, make)
-            if tuple(output.shape[1:]) != targets[0].shape:
-                who = "scorer" if self.request.scorer_is_own else "forward_func"
-                clean = ", ".join(["rows", *map(str, targets[0].shape)])
-                raise ValueError(
-                    f"{who} returned shape {tuple(output.shape)} for masked inputs, but the clean "
-                    f"ones gave ({clean}): the same outputs are needed"
-                )
-            which = rows[chunk].to(output.device)
+            some = rows[chunk]
+            output = self.forward(some, chunk, make)
             for reads, target in zip(found, targets, strict=True):
-                reads.append(target.target_score(output, which))
-            bar.update(len(output))
+                seen = output_as_read(target.functions, output, len(some))
+                if target.functions is None and tuple(seen.shape[1:]) != target.shape:
+                    who = "scorer" if self.request.scorer_is_own else "forward_func"
+                    clean = ", ".join(["rows", *map(str, target.shape)])
+                    raise ValueError(
+                        f"{who} returned shape {tuple(seen.shape)} for masked inputs, but the "
+                        f"clean ones gave ({clean}): the same outputs are needed"
+                    )
+                reads.append(target.target_score(seen, some))
+            bar.update(len(some))
 
         self.step = in_chunks(len(rows), self.step, run, self.request.num_examples)
         if not len(rows):
@@ -88,24 +89,23 @@ class RowStream:
             for reads in found
         ]
 
-    def forward(self, rows: Tensor, chunk: slice, make: Make) -> Tensor:
-        """Run one chunk, of which `rows` are the examples."""
+    def forward(self, rows: Tensor, chunk: slice, make: Make) -> Any:
+        """Run one chunk, of which `rows` are the examples; the output is not checked."""
         return self._run(self.scorer, rows, lambda: make(chunk))
 
     def _run(
         self, scorer: Callable[..., Any], rows: Tensor, make: Callable[[], tuple[Tensor, ...]]
-    ) -> Tensor:
+    ) -> Any:
         """Run inputs through a callable; they are made anew, since it may begin in place."""
         arguments = tuple(self.request.argument(argument, rows) for argument in self.request.extra)
         try:
-            output = run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
+            return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
         except RuntimeError as error:
             # A network that flattens with `view` needs rows laid out one after the other.
             if not (self.channels_last and any(text in str(error) for text in VIEW_ERRORS)):
                 raise
             self.channels_last = False
-            output = run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
-        return check_output(output, len(rows))
+            return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
 
     def _laid_out(
         self, inputs: tuple[Tensor, ...], scorer: Callable[..., Any]

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_choice
+from captum_unioncam.engine.callable_targets import is_callable_target
 from captum_unioncam.engine.maps import resize
-from captum_unioncam.engine.target_scores import TargetScores, at_least_float32
+from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, output_as_read
 from captum_unioncam.engine.warn import warn
 from captum_unioncam.scorers import AUTO, BUILDERS, Scorer, ScorerError, is_installed
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 FIRST_ROWS = 4
 
 # Runs what the last argument makes, rows of the given examples, through a callable.
-RunRows = Callable[[Callable[..., Any], Tensor, Callable[[], tuple[Tensor, ...]]], Tensor]
+RunRows = Callable[[Callable[..., Any], Tensor, Callable[[], tuple[Tensor, ...]]], Any]
 
 
 class NamedScorer:
@@ -155,17 +156,17 @@ def _deviation(scorer: Scorer, request: "Request", run: RunRows, at_least: int) 
     def masked() -> tuple[Tensor, ...]:
         return _masked_corners(request, rows, corners)
 
-    expected = run(request.forward_func, rows, masked)
-    output = run(scorer, rows, masked)
-    if output.shape != expected.shape:
+    expected = output_as_read(request.target, run(request.forward_func, rows, masked), len(rows))
+    output = output_as_read(request.target, run(scorer, rows, masked), len(rows))
+    if not is_callable_target(request.target) and output.shape != expected.shape:
         raise ScorerError(
             f"{scorer.name} returns shape {tuple(output.shape)} where the model returns "
             f"{tuple(expected.shape)}"
         )
-    target = TargetScores.from_output(request.score, request.target, expected[:count])
-    where = rows.to(expected.device)
-    _, scores = target.target_score(expected, where)
-    _, others = target.target_score(output.to(expected.device), where)
+    first = expected if is_callable_target(request.target) else expected[:count]
+    target = TargetScores.from_output(request.score, request.target, first)
+    scores, others = (target.target_score(given, rows)[1] for given in (expected, output))
+    others = others.to(scores.device)
     difference, largest = (others - scores).abs().max(), scores.abs().max()
     return float(torch.where(difference > 0, difference / largest, difference))
 

@@ -1,13 +1,20 @@
 """From a network's output to the score of the target: selection, softmax, the user's own."""
 
 import numbers
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from captum_unioncam.engine.callable_targets import (
+    Functions,
+    check_score_of,
+    is_callable_target,
+    values_of,
+    values_of_one_row,
+)
 from captum_unioncam.engine.captum_compat import TargetType
 
 SINGLE_EPS = torch.finfo(torch.float32).eps
@@ -21,15 +28,18 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def parse_target(target: TargetType, num_examples: int) -> Any:
-    """Check a Captum target before any forward and return it in plain Python.
+    """Check a target before any forward and return it in plain Python.
 
     Returns:
-        None, an int, a tuple of ints, or a list of one int or tuple of ints per example.
+        None, an int, a tuple of ints, a callable, or a list of one int, tuple of ints or callable
+        per example.
 
     Raises:
-        TypeError: if `target` is of no kind that Captum knows.
+        TypeError: if `target` is neither of a kind that Captum knows nor callable.
         ValueError: if a list or tensor does not hold one entry per example.
     """
+    if callable(target):
+        return target
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise TypeError(f"target must hold integers, got a tensor of {target.dtype}")
@@ -45,14 +55,17 @@ def parse_target(target: TargetType, num_examples: int) -> Any:
         return target if target is None else _parse_entry(target)
     if not isinstance(target, list):
         raise TypeError(
-            "target must be None, an int, a tuple of ints, a tensor of ints, or a list with "
-            f"one int or tuple per example, got {type(target).__name__}"
+            "target must be None, an int, a tuple of ints, a tensor of ints, a callable that takes "
+            "the model's output and returns one score per row, or a list with one int, tuple or "
+            f"callable per example, got {type(target).__name__}"
         )
     if len(target) != num_examples:
         raise ValueError(
             f"target has {len(target)} entries for {num_examples} examples; "
-            "give one per example, or a single int for all of them"
+            "give one per example, or a single one for all of them"
         )
+    if all(map(callable, target)):
+        return list(target)
     entries = [_parse_entry(entry) for entry in target]
     if len({len(e) if isinstance(e, tuple) else 0 for e in entries}) > 1:
         raise ValueError("target mixes ints and tuples, or tuples of different lengths")
@@ -105,64 +118,154 @@ def _depth_hint(depth: int) -> str:
 
 
 def check_output(output: Any, rows: int) -> Tensor:
-    """Return the network's output if it is one tensor with a row per input row.
+    """Return the scores that the network returned: one tensor with a row per input row.
+
+    They are the output itself; or its entry "logits" or "out", if it is a dict, a dataclass, a
+    named tuple or a ModelOutput; or else the first entry of a tuple, if that is a floating point
+    tensor with a row per input row.
 
     Raises:
-        TypeError: if `output` is not a floating point tensor.
+        TypeError: if `output` is or holds no such tensor, or it is not floating point.
         ValueError: if its first dimension is not the number of rows.
     """
-    if not isinstance(output, Tensor):
+    scores = output if isinstance(output, Tensor) else _scores_among(output, rows)
+    if scores is None:
         raise TypeError(
-            f"forward_func must return one Tensor, got {type(output).__name__}; wrap it in a "
-            "function that returns the tensor to explain"
+            f"forward_func must return one Tensor, got {type(output).__name__}; "
+            + _output_remedy(output, rows)
         )
-    if not output.is_floating_point():
-        raise TypeError(f"forward_func must return floating point scores, got {output.dtype}")
-    if output.dim() == 0 or len(output) != rows:
+    if not scores.is_floating_point():
+        raise TypeError(f"forward_func must return floating point scores, got {scores.dtype}")
+    if scores.dim() == 0 or len(scores) != rows:
         raise ValueError(
-            f"forward_func must return one row per example: got shape {tuple(output.shape)} "
+            f"forward_func must return one row per example: got shape {tuple(scores.shape)} "
             f"for {rows} rows of input"
         )
-    return output
+    return scores
+
+
+def _named_parts(output: Any) -> dict[Any, Any]:
+    if isinstance(output, Mapping):
+        return dict(output)
+    if is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    return output._asdict() if hasattr(output, "_asdict") else {}
+
+
+def _scores_among(output: Any, rows: int) -> Tensor | None:
+    named = _named_parts(output)
+    found = [named[name] for name in ("logits", "out") if isinstance(named.get(name), Tensor)]
+    if found:
+        return found[0] if len(found) == 1 else None
+    is_tuple = isinstance(output, tuple) and len(output) > 0
+    return output[0] if is_tuple and _are_scores(output[0], rows) else None
+
+
+def _are_scores(value: Any, rows: int) -> bool:
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return is_float and value.dim() > 0 and len(value) == rows
+
+
+def _output_remedy(output: Any, rows: int) -> str:
+    """Return a line that makes one tensor of such an output."""
+    named = _named_parts(output)
+    names = [name for name, value in named.items() if _are_scores(value, rows)]
+    if names:
+        pick = f".{names[0]}" if not isinstance(output, Mapping) else f"[{names[0]!r}]"
+        return (
+            f"explain a function that picks one of {', '.join(map(repr, names))}, such as "
+            f"lambda *inputs: model(*inputs){pick}"
+        )
+    if isinstance(output, list) and output and all(isinstance(one, dict) for one in output):
+        return (
+            "for detections explain a function that makes one score per image of them, such as "
+            "lambda images: torch.stack([found['scores'].sum() for found in model(images)])"
+        )
+    if isinstance(output, tuple | list):
+        at = next((i for i, value in enumerate(output) if _are_scores(value, rows)), None)
+        if at is not None:
+            return (
+                f"explain a function that picks one, such as lambda *inputs: model(*inputs)[{at}]"
+            )
+    return "wrap it in a function that returns the tensor to explain"
+
+
+def output_as_read(target: Any, output: Any, rows: int) -> Any:
+    """Return the network's output as a parsed target reads it: as it is, or as one tensor.
+
+    Raises:
+        TypeError: if an index is to be read from something that is no floating point tensor.
+        ValueError: if that does not have so many rows.
+    """
+    return output if is_callable_target(target) else check_output(output, rows)
 
 
 @dataclass(frozen=True)
 class TargetScores:
     """Reads the target's raw output and its score f_c from any batch of outputs.
 
+    The value of a callable target is both.
+
     Attributes:
         score (Score): what f_c is.
         index (Tensor): the target in each example's output, (N, k).
         is_probability (Tensor): whether an example's output is a distribution already, (N,).
         shape (tuple[int, ...]): the output's shape without its rows.
+        functions (Callable or list, optional): a callable target, or one for each example.
     """
 
     score: Score
     index: Tensor
     is_probability: Tensor
     shape: tuple[int, ...]
+    functions: Functions | None = None
 
     @classmethod
-    def from_output(cls, score: Score, target: Any, output: Tensor) -> "TargetScores":
+    def from_output(cls, score: Score, target: Any, output: Any) -> "TargetScores":
         """Fix the target and what the output is, once, on the clean inputs."""
+        check_score_of(target, score)
+        if is_callable_target(target):
+            none = torch.zeros(0, dtype=torch.long)
+            return cls("logit", none, none.bool(), (), target)
         index = target_index(target, output)
         classes = _class_vectors(output.detach(), index)
         distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= _rounding(classes))
         return cls(score, index, distribution, tuple(output.shape[1:]))
 
-    def raw(self, output: Tensor, rows: Tensor) -> Tensor:
+    def read(self, output: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `target_score` does of whatever the network returned, unchecked as yet."""
+        return self.target_score(output_as_read(self.functions, output, len(rows)), rows)
+
+    def read_one_for(self, output: Any, count: int) -> tuple[Tensor, Tensor]:
+        """Return what `read` does for so many examples that share the one row of an output."""
+        if self.functions is None:
+            output = check_output(output, 1)
+            output = output.expand(count, *output.shape[1:])
+            return self.target_score(output, torch.arange(count, device=output.device))
+        values = values_of_one_row(self.functions, output, count)
+        return values, values
+
+    def raw(self, output: Any, rows: Tensor) -> Tensor:
         """Return the target's raw output, (R,), in float32 or better; differentiable.
 
         Args:
-            output (Tensor): what forward_func returned for R inputs.
+            output (Tensor): what forward_func returned for R inputs; for callable targets it may
+                be of any kind.
             rows (Tensor): the example that each of them belongs to, (R,).
         """
+        if self.functions is not None:
+            return values_of(self.functions, output, rows)
+        rows = rows.to(output.device)
         index = self.index[rows]
         return _class_vectors(output, index).gather(1, _class_column(index))[:, 0]
 
-    def target_score(self, output: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def target_score(self, output: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return raw output and score of the target, both (R,); arguments are those of `raw`."""
-        raw, index = self.raw(output, rows), self.index[rows]
+        raw = self.raw(output, rows)
+        if self.functions is not None:
+            return raw, raw
+        rows = rows.to(output.device)
+        index = self.index[rows]
         if callable(self.score):
             return raw, self._own_score(self.score(output), output, index)
         classes = _class_vectors(output, index)

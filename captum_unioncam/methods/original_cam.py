@@ -51,6 +51,11 @@ class LayerOriginalCAM(ClassActivationMap):
 
     def cam(self, state: LayerState) -> Tensor:
         A, request = state.activations, state.request
+        if state.target.functions is not None:
+            raise ValueError(
+                "CAM reads the weights of one class, so target must be its index, not a callable; "
+                "LayerGradCAMPlusPlus, LayerHiResCAM and others take any differentiable target"
+            )
         model = model_behind(request.forward_func)
         if model is None:
             raise ValueError(

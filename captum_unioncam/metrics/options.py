@@ -85,8 +85,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     return_curve (bool, optional): also return the scores. Default: False
 """,
     "target": """\
-    target (int, tuple, Tensor or list, optional): output to measure, as in every Captum
-        method. Default: None
+    target (int, tuple, Tensor, Callable or list, optional): output to measure, as in every
+        Captum method; or a callable, or one per example, that takes what the model returned
+        and gives one score per row, (N,), which is f_c itself. Default: None
 """,
     "baselines": """\
     baselines (scalar, Tensor or tuple, optional): what masked-out parts show, one entry per
