@@ -15,10 +15,10 @@ LAYERS = {
 }
 TRANSFORMERS = {"ViT-B/16": (768, 14 * 14)}
 # Methods that have no map of the photograph, and why.
-WITHOUT_PICTURE = {
-    "vitreciprocam": "It is defined on vision transformers; the network of the other pages' "
-    "pictures has none."
-}
+WITHOUT_PICTURE = dict.fromkeys(
+    ("vitreciprocam", "legrad"),
+    "It is defined on vision transformers; the network of the other pages' pictures has none.",
+)
 NOTES = {
     "gradcam": r"""Captum's own class, listed for comparison:
 
@@ -100,7 +100,7 @@ def _public_name(cls: type) -> str:
 
 
 def _rows(name: str, method: Method) -> str:
-    layers = TRANSFORMERS if name == "vitreciprocam" else LAYERS
+    layers = TRANSFORMERS if name in WITHOUT_PICTURE else LAYERS
     most = {network: method.forwards.at_most(*size) for network, size in layers.items()}
     if len({method.forwards.at_most(*size) for size in LAYERS.values()}) > 1:
         listed = ", ".join(f"{rows} for {network}" for network, rows in most.items())

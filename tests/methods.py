@@ -19,7 +19,7 @@ QUICK = {
     "groupcam": {"groups": 3},
 }
 # Methods that are defined for some networks only; each refusal has a test of its own.
-ONLY = {"cam": {"gap_head"}, "vitreciprocam": set()}
+ONLY = {"cam": {"gap_head"}, "vitreciprocam": set(), "legrad": set()}
 IMAGES_ONLY = {"augmentedgradcam", "featurecam"}
 
 

@@ -45,7 +45,9 @@ NAMES = {
     "center": "LayerCenterCAM",
 }
 # Compared with a naive version in a test file of their own, or defined by one line.
-ORACLES_ELSEWHERE = {"gradcam", "unioncam", "rise", "vitreciprocam", "ones", "random", "center"}
+ORACLES_ELSEWHERE = {
+    *("gradcam", "unioncam", "rise", "vitreciprocam", "legrad", "ones", "random", "center")
+}
 
 
 def test_names_and_classes():
@@ -117,7 +119,7 @@ def test_signed_maps_by_default():
     signed = {
         made.name
         for made in OURS
-        if made.name not in ("cam", "vitreciprocam")
+        if made.name not in ("cam", "vitreciprocam", "legrad")
         and (made(net, layer).attribute(x, 0) < -1e-6).any()
     }
     assert {"gradcam++", "xgradcam", "layercam", "hirescam", "scorecam", "ablationcam"} <= signed

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 import captum_unioncam as c
 from captum_unioncam.metrics import average_drop
+from captum_unioncam.targets import ClassContrast
 
 net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
 x = torch.rand(1, 3, 8, 8)
 flag: bool = len(x) > 0
+def one_score(output: Any) -> Tensor: return torch.as_tensor(output[:, 0])
+def no_score(output: Any) -> int: return 0
 """
 # A value of another type for each option, where one exists: strings suit no number, numbers no name.
 WRONG = "object()"
@@ -42,6 +45,10 @@ def calls():
         lines.append((f"{made}.attribute(x, 1, None, {', '.join(given)})", True))
         lines.append((f"{made}.attribute(inputs=x, target=[1])", True))
         lines.append((f"{made}.attribute((x, x), (0, 1))", True))
+        lines.append((f"{made}.attribute(x, one_score)", True))
+        lines.append((f"{made}.attribute(x, [one_score, ClassContrast(0, [1, 2])])", True))
+        lines.append((f"{made}.attribute(x, no_score)", False))
+        lines.append((f"{made}.attribute(x, 'cat')", False))
         lines.append((f"{made}.attribute(x, 1, perturbation=3)", False))
         lines.append((f"{made}.attribute()", False))
         lines.append((f"{made}.attribute(x, 1, additional_args=None)", False))
@@ -61,7 +68,9 @@ def calls():
         ]
     lines += [
         ("average_drop(net, x, x, target=1, baselines=0, perturbations_per_eval=3, keep=0.5)", True),
+        ("average_drop(net, x, x, target=one_score)", True),
         ("average_drop(net, x, x, targets=1)", False),
+        ("average_drop(net, x, x, target=no_score)", False),
         ("average_drop(net, x, x, perturbations_per_eval='3')", False),
     ]
     return lines

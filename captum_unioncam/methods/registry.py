@@ -21,6 +21,7 @@ from captum_unioncam.methods.hires_cam import LayerHiResCAM
 from captum_unioncam.methods.integrated_grad_cam import LayerIntegratedGradCAM
 from captum_unioncam.methods.is_cam import LayerISCAM
 from captum_unioncam.methods.layer_cam import LayerCAM
+from captum_unioncam.methods.legrad import LayerLeGrad
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
 from captum_unioncam.methods.rise import RISE
@@ -82,6 +83,7 @@ METHODS: dict[str, Method] = {
     "integratedgradcam": _own(LayerIntegratedGradCAM),
     "layercam": _own(LayerCAM),
     "hirescam": _own(LayerHiResCAM),
+    "legrad": _own(LayerLeGrad),
     "rise": _own(RISE),
     "scorecam": _own(LayerScoreCAM),
     "sscam": _own(LayerSSCAM),
@@ -119,6 +121,7 @@ __all__ = [
     "LayerHiResCAM",
     "LayerISCAM",
     "LayerIntegratedGradCAM",
+    "LayerLeGrad",
     "LayerOnesCAM",
     "LayerOriginalCAM",
     "LayerRandomCAM",
