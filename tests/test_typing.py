@@ -29,7 +29,7 @@ flag: bool = len(x) > 0
 def one_score(output: Any) -> Tensor: return torch.as_tensor(output[:, 0])
 def no_score(output: Any) -> int: return 0
 """
-# A value of another type for each option, where one exists: strings suit no number, numbers no name.
+# Of another type than any option: strings suit no number, numbers no name.
 WRONG = "object()"
 DETAILED = ("unioncam", "fusioncam", "groupcam")
 
@@ -46,7 +46,9 @@ def calls():
         lines.append((f"{made}.attribute(inputs=x, target=[1])", True))
         lines.append((f"{made}.attribute((x, x), (0, 1))", True))
         lines.append((f"{made}.attribute(x, one_score)", True))
-        lines.append((f"{made}.attribute(x, [one_score, ClassContrast(0, [1, 2])])", True))
+        lines.append(
+            (f"{made}.attribute(x, [ClassContrast(0, [1, 2]), ClassContrast(1, 0)])", True)
+        )
         lines.append((f"{made}.attribute(x, no_score)", False))
         lines.append((f"{made}.attribute(x, 'cat')", False))
         lines.append((f"{made}.attribute(x, 1, perturbation=3)", False))
@@ -67,7 +69,10 @@ def calls():
             (f"h_{name} = {made}.attribute(x, 1, return_details=flag)", True),
         ]
     lines += [
-        ("average_drop(net, x, x, target=1, baselines=0, perturbations_per_eval=3, keep=0.5)", True),
+        (
+            "average_drop(net, x, x, target=1, baselines=0, perturbations_per_eval=3, keep=0.5)",
+            True,
+        ),
         ("average_drop(net, x, x, target=one_score)", True),
         ("average_drop(net, x, x, targets=1)", False),
         ("average_drop(net, x, x, target=no_score)", False),
