@@ -351,6 +351,7 @@ PROVOKED = {
     "forward_func must return one Tensor, got …": lambda: explain(
         model=lambda images: {"scores": net(images)}
     ),
+    "target loses the gradient": lambda: explain(target=lambda output: output[:, 1].detach()),
     "inputs must be a Tensor, got list": lambda: explain(list(x)),
     "mat1 and mat2 shapes cannot be multiplied": lambda: explain(x[0]),
     "Input type (…) and … type (…) should be the same": lambda: explain((x * 255).byte()),
