@@ -451,6 +451,12 @@ def test_scored_model_takes_targets_to_captums_methods():
     )
     torch.testing.assert_close(cam, expected)
     assert IntegratedGradients(scored).attribute(x, n_steps=3).shape == x.shape
+    each = ScoredModel(net, [target, ClassContrast(1, 3)])
+    assert torch.equal(each(x)[1:], ClassContrast(1, 3)(net(x[1:])))
+    with pytest.raises(ValueError, match="this attribution repeats examples"):
+        IntegratedGradients(each).attribute(x, n_steps=3)
+    with pytest.raises(TypeError, match="a list of callables, got int"):
+        ScoredModel(net, 3)
 
 
 def test_noisy_inputs_need_no_match():

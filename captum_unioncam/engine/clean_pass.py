@@ -1,5 +1,6 @@
 """One forward and one backward through Captum's hooks, with errors that name the remedy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +28,23 @@ class CleanPass:
 
 
 def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients: bool) -> CleanPass:
-    """Run inputs through Captum's hooks.
+    """Run inputs through Captum's hooks; raises what `clean_passes` does."""
+    return clean_passes([request], inputs, needs_gradients=needs_gradients)[0]
+
+
+def clean_passes(
+    requests: Sequence[Request], inputs: tuple[Tensor, ...], *, needs_gradients: bool
+) -> list[CleanPass]:
+    """Run inputs once through Captum's hooks, for requests that differ in their layer alone.
 
     Raises:
-        ValueError: if the layer is never reached, or does not reach the output.
-        TypeError: if the layer or the network gives something other than tensors.
+        ValueError: if a layer is never reached, or does not reach the output.
+        TypeError: if a layer or the network gives something other than tensors.
     """
     read: list[tuple[TargetScores, Tensor, Tensor]] = []
-    seen: list[Any] = []
-    name = request.layer_name
+    seen: list[list[Any]] = [[] for _ in requests]
+    request = requests[0]
+    name = " or ".join(one.layer_name for one in requests)
 
     def target_output(*args: Any) -> Tensor:
         # Selecting here lets a wrong target be named before Captum's assertions see it.
@@ -50,35 +59,44 @@ def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients:
             if inputs is request.inputs:
                 check_clean_values(target.functions, output, raw)
             read.append((target, raw.detach(), raw.detach()))
+        for one, calls in zip(requests, seen, strict=True):
+            if not calls:
+                raise ValueError(
+                    f"{one.layer_name} was never called by forward_func; pass a layer of this very "
+                    "model, one that runs in its forward (a compiled or traced model hides its "
+                    "layers)"
+                )
         return raw
 
-    def look(module: nn.Module, args: Any, result: Any = None) -> None:
-        value = args if request.attribute_to_layer_input else result
-        seen.append(value)
-        tensors = value if isinstance(value, tuple | list) else (value,)
-        if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
+    def look_at(one: Request, calls: list[Any]) -> Any:
+        def look(module: nn.Module, args: Any, result: Any = None) -> None:
+            value = args if one.attribute_to_layer_input else result
+            calls.append(value)
+            tensors = value if isinstance(value, tuple | list) else (value,)
+            if tensors and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
+                return
             kinds = ", ".join(
                 str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in tensors
             )
-            side = "takes" if request.attribute_to_layer_input else "returns"
+            side = "takes" if one.attribute_to_layer_input else "returns"
             raise TypeError(
-                f"{name} {side} {kinds or 'nothing by position'}; a map needs a floating point "
-                "Tensor or a tuple of them"
+                f"{one.layer_name} {side} {kinds or 'nothing by position'}; a map needs a floating "
+                "point Tensor or a tuple of them"
             )
 
-    register = (
-        request.layer.register_forward_pre_hook
-        if request.attribute_to_layer_input
-        else request.layer.register_forward_hook
-    )
-    handle = register(look)
+        if one.attribute_to_layer_input:
+            return one.layer.register_forward_pre_hook(look)
+        return one.layer.register_forward_hook(look)
+
+    layers = [one.layer for one in requests]
     # Copies also keep gradient flags that Captum sets off the user's tensors.
     copies, extra = copied(inputs), copied(request.extra)
+    handles = [look_at(one, calls) for one, calls in zip(requests, seen, strict=True)]
     try:
         if needs_gradients:
             gradients, activations = compute_layer_gradients_and_eval(
                 target_output,
-                request.layer,
+                layers,
                 copies,
                 None,
                 extra,
@@ -88,20 +106,15 @@ def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients:
             )
         else:
             activations = forward_layer_eval(
-                target_output, copies, request.layer, extra, request.device_ids,
+                target_output, copies, layers, extra, request.device_ids,
                 request.attribute_to_layer_input,
             )  # fmt: skip
-            gradients = tuple(a.new_zeros(0) for a in activations)
+            gradients = [tuple(a.new_zeros(0) for a in some) for some in activations]
     except AssertionError as error:
-        if "Elements to be reduced" in str(error):
-            raise ValueError(_beside_the_path(name)) from error
-        # An assertion of the user's own, before the layer or after it, is not ours to explain.
-        if seen or not read:
+        # Another is the user's own, before the layer or after it, and not ours to explain.
+        if "Elements to be reduced" not in str(error):
             raise
-        raise ValueError(
-            f"{name} was never called by forward_func; pass a layer of this very model, one that "
-            "runs in its forward (a compiled or traced model hides its layers)"
-        ) from error
+        raise ValueError(_beside_the_path(name)) from error
     except RuntimeError as error:
         if "used in the graph" in str(error):
             raise ValueError(_beside_the_path(name)) from error
@@ -112,15 +125,19 @@ def clean_pass(request: Request, inputs: tuple[Tensor, ...], *, needs_gradients:
             ) from error
         raise
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     target, logits, scores = read[-1]
-    return CleanPass(
-        tuple(a.detach() for a in activations),
-        tuple(g.detach() for g in gradients),
-        target,
-        (logits, scores),
-        len(seen),
-    )
+    return [
+        CleanPass(
+            tuple(a.detach() for a in some),
+            tuple(g.detach() for g in their),
+            target,
+            (logits, scores),
+            len(calls),
+        )
+        for some, their, calls in zip(activations, gradients, seen, strict=True)
+    ]
 
 
 def _beside_the_path(name: str) -> str:

@@ -1,6 +1,6 @@
 """What a layer says about the clean inputs, and what can be asked of it further."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_unioncam.engine import arguments as check
 from captum_unioncam.engine.callable_targets import check_clean_values
 from captum_unioncam.engine.captum_compat import run_forward
-from captum_unioncam.engine.clean_pass import CleanPass, clean_pass
+from captum_unioncam.engine.clean_pass import CleanPass, clean_pass, clean_passes
 from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.layout import Layouts
 from captum_unioncam.engine.layout_finding import ShapesSeen, check_maskable, find_layout
@@ -31,11 +31,13 @@ class SharedMeasurements:
         tables (dict): by layer tensor and budget, scores of its channels as masks, one table
             per target.
         seen (ShapesSeen): what the model's convolutions and pooling gave on the clean inputs.
+        scorers (dict): by the inputs that are masked, what masks them; several layers may share it.
     """
 
     states: list[tuple["LayerState", ...]] = field(default_factory=list)
     tables: dict[tuple[int, int | None], list[MaskScores]] = field(default_factory=dict)
     seen: ShapesSeen = field(default_factory=ShapesSeen)
+    scorers: dict[tuple[bool, ...], MaskScorer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class LayerState:
         request, first = self.request, self.shared.states[0][self.position]
         if first is not self:
             return first.masks.for_target(self.target)
-        return self.masks_over(request.baselines)
+        scorers = self.shared.scorers
+        masked = self._maskable()
+        if masked not in scorers:
+            scorers[masked] = MaskScorer(request, masked, request.baselines, self.target)
+        return scorers[masked]
 
     def channel_scores(self, max_masks: int | None = None) -> MaskScores:
         """Score every channel of A as a mask, once for all targets and methods that ask.
@@ -104,9 +110,12 @@ class LayerState:
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""
+        return MaskScorer(self.request, self._maskable(), baselines, self.target)
+
+    def _maskable(self) -> tuple[bool, ...]:
         inputs, A = self.request.inputs, self.activations
         check_maskable(inputs, A, self.layout, self.shared.seen)
-        return MaskScorer(self.request, check.maskable(inputs, A), baselines, self.target)
+        return check.maskable(inputs, A)
 
     @cached_property
     def features(self) -> FeatureScorer:
@@ -151,6 +160,28 @@ def measure_layer(
         states = tuple(_state(request, clean, i, shared) for i in range(len(clean.activations)))
         shared.states.append(states)
         yield states
+
+
+@contextmanager
+def measure_layers(
+    requests: Sequence[Request], *, needs_gradients: bool = True
+) -> Iterator[list[tuple[LayerState, ...]]]:
+    """Do what `measure_layer` does for requests that differ in their layer alone, in one pass.
+
+    They also share what scores masked inputs, and with it the scores of the baselines.
+    """
+    request, seen = requests[0], ShapesSeen()
+    scorers: dict[tuple[bool, ...], MaskScorer] = {}
+    with evaluation_mode(request):
+        with seen.watching(model_behind(request.forward_func), request.num_examples):
+            clean = clean_passes(requests, request.inputs, needs_gradients=needs_gradients)
+        measured = []
+        for one, of_layer in zip(requests, clean, strict=True):
+            shared = SharedMeasurements(seen=seen, scorers=scorers)
+            count = len(of_layer.activations)
+            shared.states.append(tuple(_state(one, of_layer, i, shared) for i in range(count)))
+            measured.append(shared.states[0])
+        yield measured
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.engine.callable_targets import values_of
-from captum_unioncam.engine.captum_compat import ScoreOfOutput
+from captum_unioncam.engine.callable_targets import Functions, is_callable_target, values_of
 
 
 class ScoredModel(nn.Module):
@@ -17,7 +16,12 @@ class ScoredModel(nn.Module):
 
     Args:
         forward_func (Callable or torch.nn.Module): the model, or any function of it.
-        target (Callable): takes what it returns, gives one score per row.
+        target (Callable or list): takes what it returns, gives one score per row; or a list of one
+            for each example, for attributions that forward every example once.
+
+    Raises:
+        TypeError: if an argument is not callable.
+        ValueError: when called, if there is a target per example, but not one per row.
 
     Examples::
 
@@ -29,11 +33,14 @@ class ScoredModel(nn.Module):
         torch.Size([2, 1, 6, 6])
     """
 
-    def __init__(self, forward_func: Callable[..., Any], target: ScoreOfOutput) -> None:
+    def __init__(self, forward_func: Callable[..., Any], target: Functions) -> None:
         super().__init__()
-        for name, value in (("forward_func", forward_func), ("target", target)):
-            if not callable(value):
-                raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+        if not callable(forward_func):
+            raise TypeError(f"forward_func must be callable, got {type(forward_func).__name__}")
+        if not is_callable_target(target):
+            raise TypeError(
+                f"target must be callable, or a list of callables, got {type(target).__name__}"
+            )
         self.forward_func, self.target = forward_func, target
         model = forward_func if isinstance(forward_func, nn.Module) else None
         self.training = model.training if model is not None else False
@@ -42,4 +49,9 @@ class ScoredModel(nn.Module):
         """Return the target's scores of these inputs, (N,)."""
         output = self.forward_func(*inputs)
         rows = next(len(x) for x in inputs if isinstance(x, Tensor) and x.dim())
+        if isinstance(self.target, list) and len(self.target) != rows:
+            raise ValueError(
+                f"target has {len(self.target)} entries, one per example, but the model is given "
+                f"{rows} rows: this attribution repeats examples, so explain them one by one"
+            )
         return values_of(self.target, output, torch.arange(rows))
