@@ -18,7 +18,7 @@ def mathml(formula: str, *, as_block: bool) -> str:
     # docutils wants to be told which big bracket opens and which closes.
     formula = re.sub(r"\\([bB]igg?)(?=[)\]])", r"\\\1r", formula)
     formula = re.sub(r"\\([bB]igg?)(?=[(\[])", r"\\\1l", formula)
-    formula = re.sub(r"\\[bB]igg?/", "/", formula)
+    formula = re.sub(r"\\[bB]igg?/", "/", formula).replace(r"\operatorname*", r"\operatorname")
     text = re.sub(r"\n\s*", "", tex2mathml(formula, as_block=as_block))
     # Few fonts have docutils' sign for a difference of sets.
     text = text.replace("\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}")

@@ -138,6 +138,7 @@ def test_formulas_are_mathml():
     assert lines.count("<mtd>") == 4
     assert lines.count('<mo stretchy="false">‖</mo>') == 2
     assert 'display="block"' not in mathml("x", as_block=False)
+    assert "*" not in mathml(r"\operatorname*{fuse}_l L_l", as_block=True)
 
 
 def test_adding_a_method_fits_on_a_page_and_its_example_works():
