@@ -196,8 +196,8 @@ def test_layer_that_runs_without_gradients():
 def test_outputs_that_are_not_one_row_per_example():
     net, layer, inputs = NETWORKS["vgg_like"]()
     cases = [
-        (lambda i: {"logits": net(i)}, TypeError, "must return one Tensor, got dict"),
-        (lambda i: (net(i), 1), TypeError, "must return one Tensor, got tuple"),
+        (lambda i: {"classes": net(i)}, TypeError, "must return one Tensor, got dict"),
+        (lambda i: (1, net(i)), TypeError, "must return one Tensor, got tuple"),
         (lambda i: net(i).sum(), ValueError, r"one row per example: got shape \(\) for 2"),
         (lambda i: net(i).argmax(1), TypeError, "floating point scores, got torch.int64"),
         (lambda i: net(i)[:1], ValueError, r"got shape \(1, 5\) for 2 rows"),
@@ -303,7 +303,7 @@ def test_suggest_layer():
         suggest_layer(lambda x: x)
     with pytest.raises(ValueError, match=r"no 2-D convolution.*pass an example"):
         suggest_layer(nn.Linear(3, 3))
-    with pytest.raises(ValueError, match=r"does not run on zeros of shape \(1, 3, 224, 224\)"):
+    with pytest.raises(ValueError, match=r"does not run on noise of shape \(1, 3, 224, 224\)"):
         suggest_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3, 3)))
     with pytest.raises(ValueError, match="no layer gives maps"):
         suggest_layer(nn.Linear(3, 3), torch.zeros(2, 3))

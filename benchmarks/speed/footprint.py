@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,7 +77,9 @@ def held_bytes(device: torch.device) -> int:
     for one in gc.get_objects():
         if issubclass(type(one), Tensor) and one.layout is torch.strided:
             storage = one.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            # The tensors that a compiler traces with hold nothing and have no address.
+            with suppress(RuntimeError):
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 
