@@ -20,6 +20,7 @@ from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
 from captum_unioncam.engine.layer_state import evaluation_mode
+from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.engine.modules import model_behind
 from captum_unioncam.engine.request import copied
 from captum_unioncam.engine.target_scores import TargetScores, check_output, parse_target
@@ -124,6 +125,9 @@ def compare(
     values: dict[str, list[dict[str, Tensor]]] = {}
     costs: dict[str, Cost] = {}
     with ExitStack() as stack:
+        # All at once: two comparisons that took models one by one could wait for each other.
+        used = [one for e in entries for one in (e.attribution, e.options.get("scorer"))]
+        stack.enter_context(exclusive_use(model_func, *used))
         stack.enter_context(evaluation_mode(request))
         model = model_behind(model_func)
         watched = [] if model is None else [model]

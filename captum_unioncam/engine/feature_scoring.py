@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from captum_unioncam.engine.arguments import check_finite
 from captum_unioncam.engine.before_layer import BeforeLayer, rebuilt
 from captum_unioncam.engine.captum_compat import NullProgress, progress, run_forward
+from captum_unioncam.engine.locks import cached_property
 from captum_unioncam.engine.row_stream import (
     ACCELERATOR_CHUNK_ELEMENTS,
     CPU_CHUNK_ELEMENTS,

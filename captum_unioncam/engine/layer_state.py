@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from captum_unioncam.engine.clean_pass import CleanPass, clean_pass, clean_passe
 from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.layout import Layouts
 from captum_unioncam.engine.layout_finding import ShapesSeen, check_maskable, find_layout
+from captum_unioncam.engine.locks import cached_property, exclusive_use
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.request import Request, copied
@@ -186,13 +186,17 @@ def measure_layers(
 
 @contextmanager
 def evaluation_mode(request: Request) -> Iterator[None]:
-    """Hold the model, and a scorer of the user's own, in evaluation mode without gradients."""
-    model = model_behind(request.forward_func)
-    _warn_of_training_mode(model, request.layer)
-    scorer = model_behind(request.scorer) if request.scorer_is_own else None
-    # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model), evaluating(scorer):
-        yield
+    """Hold the model, and a scorer of the user's own, in evaluation mode without gradients.
+
+    Other threads' calls on them wait until the block ends.
+    """
+    with exclusive_use(request.forward_func, request.layer, request.scorer):
+        model = model_behind(request.forward_func)
+        _warn_of_training_mode(model, request.layer)
+        scorer = model_behind(request.scorer) if request.scorer_is_own else None
+        # Inference tensors cannot be part of a graph; this also undoes a caller's inference_mode.
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), evaluating(scorer):
+            yield
 
 
 @contextmanager

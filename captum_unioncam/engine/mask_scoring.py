@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
 from captum_unioncam.engine.captum_compat import NullProgress, progress
+from captum_unioncam.engine.locks import cached_property
 from captum_unioncam.engine.maps import (
     DistinctMaps,
     distinct,

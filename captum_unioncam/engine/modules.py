@@ -34,10 +34,16 @@ def evaluating(model: nn.Module | None) -> Iterator[None]:
 
 def model_behind(forward_func: Any) -> nn.Module | None:
     """Return the module that `forward_func` is, is a method of, or partially applies."""
-    inner: Any = forward_func
+    inner = innermost(forward_func)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def innermost(function: Any) -> Any:
+    """Return what a function is a method of or partially applies, however often; or itself."""
+    inner: Any = function
     while isinstance(inner, functools.partial) or inspect.ismethod(inner):
         inner = inner.func if isinstance(inner, functools.partial) else inner.__self__
-    return inner if isinstance(inner, nn.Module) else None
+    return inner
 
 
 def check_layer(forward_func: Any, layer: Any) -> None:

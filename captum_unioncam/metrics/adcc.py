@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.metrics.common import Evaluation, evaluation, prepared_maps
 from captum_unioncam.metrics.faithfulness import (
     check_probabilities,
@@ -61,7 +62,8 @@ def coherency(
         torch.Size([2])
     """
     _check_explanation(explanation_func, explanation_kwargs)
-    with evaluation("coherency", forward_func, inputs, attributions, **options) as evaluated:
+    measured = evaluation("coherency", forward_func, inputs, attributions, **options)
+    with exclusive_use(forward_func, explanation_func), measured as evaluated:
         explained = _explained(evaluated, inputs, explanation_func, explanation_kwargs, options)
         return correlation_share(evaluated.maps, explained)
 
@@ -135,7 +137,8 @@ def adcc(
     """
     _check_explanation(explanation_func, explanation_kwargs)
     refuse_logits("adcc", options)
-    with evaluation("adcc", forward_func, inputs, attributions, **options) as evaluated:
+    measured = evaluation("adcc", forward_func, inputs, attributions, **options)
+    with exclusive_use(forward_func, explanation_func), measured as evaluated:
         clean, masked = clean_and_masked_scores(evaluated)
         check_probabilities("adcc", clean, masked)
         explained = _explained(evaluated, inputs, explanation_func, explanation_kwargs, options)

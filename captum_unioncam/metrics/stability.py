@@ -19,6 +19,7 @@ from captum_unioncam.engine import (
     generator_of,
 )
 from captum_unioncam.engine.arguments import closest, parse_inputs
+from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.engine.modules import evaluating, model_behind
 from captum_unioncam.metrics.similarity import Similarity, similarities
 
@@ -142,7 +143,9 @@ def parameter_randomisation(
         return _summed(found, count, absolute)
 
     found = []
-    with _kept(network) as put_back, evaluating(network):
+    # The random state is one for all threads.
+    alone = exclusive_use(network, attribution, torch.default_generator)
+    with alone, _kept(network) as put_back, evaluating(network):
         original = maps()
         for (_, group), number in zip(groups, seeds, strict=True):
             if mode == "independent":

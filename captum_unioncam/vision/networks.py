@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.engine.request import copied
 from captum_unioncam.engine.target_scores import check_output
 from captum_unioncam.suggest import SuggestedLayer, suggest_layer
@@ -46,7 +47,7 @@ class Network:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return what the model makes of inputs, of which it gets a copy, without gradients."""
-        with torch.no_grad():
+        with exclusive_use(self.model), torch.no_grad():
             return check_output(self.model(copied(x)), len(x))
 
     def prepare(self, picture: Any) -> tuple[Tensor, Tensor, Tensor]:
