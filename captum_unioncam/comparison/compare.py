@@ -17,13 +17,19 @@ from captum_unioncam.comparison.compared_methods import (
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import BaselineType, Score, check_flag, checked_request
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.callable_targets import is_callable_target, target_name
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
 from captum_unioncam.engine.layer_state import evaluation_mode
 from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.engine.modules import model_behind
 from captum_unioncam.engine.request import copied
-from captum_unioncam.engine.target_scores import TargetScores, check_output, parse_target
+from captum_unioncam.engine.target_scores import (
+    TargetScores,
+    check_output,
+    output_as_read,
+    parse_target,
+)
 from captum_unioncam.metrics import METRICS
 
 DEFAULT_METRICS = ("average_drop", "average_increase", "insertion", "deletion")
@@ -59,8 +65,9 @@ def compare(
             `attribute`). A mapping gives each its label.
         inputs (Tensor or tuple[Tensor, ...]): inputs, dimension 0 being the examples.
         target (Any, optional): a target as in every Captum method; ``"top3"`` for each
-            example's three most probable classes (any number); or a dict from labels to
-            targets, to compare classes. Default: None
+            example's three most probable classes (any number); a callable, as those of
+            :mod:`captum_unioncam.targets`, or one for each example; or a dict from labels to
+            targets, to compare classes or anything else. Default: None
         forward_func (Callable, optional): the model; needed for methods given by name, taken
             from the first attribution object otherwise. Default: None
         layer (torch.nn.Module, optional): layer for methods given by name. Default: None
@@ -132,8 +139,8 @@ def compare(
         model = model_behind(model_func)
         watched = [] if model is None else [model]
         given = copied((*request.inputs, *request.extra))
-        output = check_output(model_func(*given), request.num_examples)
-        classes = _classes(target, output)
+        output = model_func(*given)
+        classes = _classes(target, output, request.num_examples)
         targets = [target for _, target in classes]
         # Only what takes long, masked or perturbed forwards, has a bar of its own.
         told = {**common, "show_progress": show_progress or None}
@@ -164,7 +171,8 @@ def compare(
                         )  # fmt: skip
                     values[entry.label].append(found)
                     shown.update()
-        probabilities = [_probability(one, output) for one in targets]
+        count = request.num_examples
+        probabilities = [_probability(one, output, count) for one in targets]
     return Comparison.of(
         {label: torch.cat(parts, dim=1).cpu() for label, parts in maps.items()},
         values,
@@ -172,15 +180,15 @@ def compare(
         torch.stack(probabilities, dim=1).cpu(),
         [[labels[n] for labels, _ in classes] for n in range(request.num_examples)],
         request.inputs,
-        "probability" if output[0].numel() > 1 else "output",
+        "probability" if _are_probabilities(targets, output, count) else "output",
         details,
     )
 
 
-def _classes(target: Any, output: Tensor) -> list[tuple[list[str], Any]]:
+def _classes(target: Any, output: Any, count: int) -> list[tuple[list[str], Any]]:
     """Return the targets to compare, each with a label per example."""
-    count = len(output)
     if isinstance(target, str):
+        output = check_output(output, count)
         wanted = target.removeprefix("top")
         if not target.startswith("top") or not wanted.isdecimal() or output.dim() != 2:
             raise ValueError(
@@ -197,7 +205,18 @@ def _classes(target: Any, output: Tensor) -> list[tuple[list[str], Any]]:
         return [([str(label)] * count, one) for label, one in target.items()]
     parsed = parse_target(target, count)
     labels = parsed if isinstance(parsed, list) else [parsed] * count
-    return [(["output" if one is None else str(one) for one in labels], target)]
+    return [(["output" if one is None else _label(one) for one in labels], target)]
+
+
+def _label(target: Any) -> str:
+    return target_name(target) if callable(target) else str(target)
+
+
+def _are_probabilities(targets: Sequence[Any], output: Any, count: int) -> bool:
+    """Return whether every target is a class among several, whose probability is told."""
+    if any(is_callable_target(parse_target(target, count)) for target in targets):
+        return False
+    return check_output(output, count)[0].numel() > 1
 
 
 def _metric_options(
@@ -274,7 +293,8 @@ def _measured(
     return found
 
 
-def _probability(target: Any, output: Tensor) -> Tensor:
-    parsed = parse_target(target, len(output))
-    rows = torch.arange(len(output), device=output.device)
-    return TargetScores.from_output("probability", parsed, output).target_score(output, rows)[1]
+def _probability(target: Any, output: Any, count: int) -> Tensor:
+    parsed = parse_target(target, count)
+    read = output_as_read(parsed, output, count)
+    scores = TargetScores.from_output("probability", parsed, read)
+    return scores.target_score(read, torch.arange(count))[1]

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.callable_targets import is_callable_target
 from captum_unioncam.engine.layer_state import LayerState, SharedMeasurements, measure_layer
 from captum_unioncam.engine.request import copied
 from captum_unioncam.engine.target_scores import parse_target
 from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.targets import ScoredModel
 
 Methods = Mapping[str, Any] | Sequence[Any]
 
@@ -182,8 +185,12 @@ class Explainer:
                 given["return_details"] = True
             extra = "additional_forward_args"
             given = {n: copied(v) if n == extra else v for n, v in given.items()}
+            attribution = entry.attribution
+            if is_callable_target(given.get("target")) and not _is_ours(attribution):
+                attribution = _scored(attribution, given["target"])
+                given["target"] = None
             with torch.inference_mode(False), torch.enable_grad():
-                found = entry.attribution.attribute(copied(inputs), **given)
+                found = attribution.attribute(copied(inputs), **given)
             if entry.part:
                 return cast(Tensor, getattr(found[1], entry.part))
             if isinstance(found, tuple) and len(found) > 1:
@@ -245,6 +252,18 @@ class Explainer:
         cam = getattr(details, entry.part) if entry.part else cam
         (cam,) = method.finish(states, [cam], relu_attributions=not method.is_scaled)
         return cam, details
+
+
+def _scored(attribution: Any, target: Any) -> Any:
+    """Return a copy of Captum's attribution, of what a callable target makes of the output."""
+    scored = copy(attribution)
+    inner = getattr(attribution, "attribution_method", None)
+    if inner is not None:
+        scored.attribution_method = _scored(inner, target)
+    scored.forward_func = ScoredModel(forward_func_of(attribution), target)
+    if hasattr(attribution, "model"):
+        scored.model = scored.forward_func
+    return scored
 
 
 def _is_ours(attribution: Attribution) -> bool:
