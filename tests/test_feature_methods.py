@@ -10,7 +10,8 @@ from torchvision import models
 
 from captum_unioncam import LayerUnionCAM
 from captum_unioncam.engine import feature_scoring
-from captum_unioncam.engine.tokens import TokenGrid, find_grid
+from captum_unioncam.engine.layout import Layout
+from captum_unioncam.engine.layout_finding import find_layout
 from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus
 from captum_unioncam.methods.fd_cam import LayerFDCAM, directions
@@ -807,34 +808,37 @@ def test_vit_recipro_refuses_maps():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "height", "width", "grid"),
+    ("tokens", "height", "width", "layout"),
     [
-        (16, 32, 32, TokenGrid(0, (4, 4))),
-        (17, 32, 32, TokenGrid(1, (4, 4))),
-        (18, 32, 32, TokenGrid(2, (4, 4))),
-        (21, 32, 32, TokenGrid(5, (4, 4))),
-        (24, 32, 48, TokenGrid(0, (4, 6))),
-        (25, 32, 48, TokenGrid(1, (4, 6))),
-        (19, 30, 50, TokenGrid(1, (3, 6))),
-        (18, 30, 50, TokenGrid(0, (3, 6))),
-        (1370, 518, 518, TokenGrid(1, (37, 37))),
-        (1 + 37 * 50, 518, 700, TokenGrid(1, (37, 50))),
-        (2, 32, 32, TokenGrid(1, (1, 1))),
-        (49, 100, 134, TokenGrid(1, (6, 8))),
+        (16, 32, 32, Layout((4, 4), 0)),
+        (17, 32, 32, Layout((4, 4), 1)),
+        (18, 32, 32, Layout((4, 4), 2)),
+        (21, 32, 32, Layout((4, 4), 5)),
+        (24, 32, 48, Layout((4, 6), 0)),
+        (25, 32, 48, Layout((4, 6), 1)),
+        (19, 30, 50, Layout((3, 6), 1)),
+        (18, 30, 50, Layout((3, 6), 0)),
+        (1370, 518, 518, Layout((37, 37), 1)),
+        (1 + 37 * 50, 518, 700, Layout((37, 50), 1)),
+        (2, 32, 32, Layout((1, 1), 1)),
+        (49, 100, 134, Layout((6, 8), 1)),
     ],
 )
-def test_grids(tokens, height, width, grid):
-    assert find_grid(torch.zeros(2, tokens, 3), (torch.zeros(2, 3, height, width),)) == grid
+def test_grids(tokens, height, width, layout):
+    found = find_layout(torch.zeros(2, tokens, 3), (torch.zeros(2, 3, height, width),))
+    assert found == layout
 
 
 def test_tokens_without_a_grid():
     image = torch.zeros(1, 3, 32, 32)
     for count in (8, 12, 15, 20, 23):
         with pytest.raises(ValueError, match=rf"{count} tokens, .* form no grid .* 32 x 32"):
-            find_grid(torch.zeros(1, count, 3), (image,))
+            find_layout(torch.zeros(1, count, 3), (image,))
     # Sequences and maps are not tokens of an image.
-    assert find_grid(torch.zeros(1, 16, 3), (torch.zeros(1, 3, 16),)) is None
-    assert find_grid(torch.zeros(1, 16, 4, 4), (image,)) is None
+    conv = nn.Conv1d(3, 16, 3)
+    sequence = find_layout(torch.zeros(1, 16, 3), (torch.zeros(1, 3, 16),), conv)
+    assert sequence == Layout((3,), channels="first")
+    assert find_layout(torch.zeros(1, 16, 4, 4), (image,)) == Layout((4, 4), channels="first")
 
     class Drops(TinyViT):
         def forward(self, x):
@@ -848,11 +852,11 @@ def test_tokens_without_a_grid():
 
 def test_maps_of_tokens_and_back():
     tokens = images(2, 25, 3)
-    grid = TokenGrid(1, (4, 6))
-    maps = grid.to_maps(tokens)
+    layout = Layout((4, 6), 1)
+    maps = layout.to_maps(tokens)
     assert maps.shape == (2, 3, 4, 6)
     assert torch.equal(maps[1, 2, 3, 5], tokens[1, 24, 2])
-    assert torch.equal(grid.to_tokens(maps[:1], tokens[:1]), tokens[:1])
+    assert torch.equal(layout.to_layer(maps[:1], tokens[:1]), tokens[:1])
 
 
 def test_recipro_is_the_map_of_its_oracle_on_batches_of_targets():

@@ -16,8 +16,9 @@ Size = tuple[int, ...]
 # Tokens that may lead where only the proportions of the input tell its patches: none, a class
 # token, a distillation token or four registers beside it.
 LEADING_TOKENS = (0, 1, 2, 5)
-# The same where the model's own convolutions tell.
-MOST_LEADING_TOKENS = 16
+# The same where the model's own convolutions tell: also four or eight registers without a class
+# token, and eight beside one. Other numbers may as well follow the patches.
+LEADING_TOKENS_OF_A_GRID = (*LEADING_TOKENS, 4, 8, 9)
 
 GIVES_MAPS = (
     nn.modules.conv._ConvNd,
@@ -282,11 +283,10 @@ def _grids(count: int, inputs: Sequence[Tensor], seen: ShapesSeen) -> list[tuple
     grids = {size for size in seen.sizes if len(size) > 1}
     for sizes in (grids, _halved(grids)):
         leading = [(size, count - torch.Size(size).numel()) for size in sizes]
-        usual = [(size, k) for size, k in leading if k in LEADING_TOKENS]
-        if usual or sequence:
-            return sorted(sequence + usual)
-        if found := [(size, k) for size, k in leading if 0 < k <= MOST_LEADING_TOKENS]:
-            return sorted(found)
+        found = [(size, k) for size, k in leading if k in LEADING_TOKENS]
+        found = found or [(size, k) for size, k in leading if k in LEADING_TOKENS_OF_A_GRID]
+        if found or sequence:
+            return sorted(sequence + found)
     # Patches that leave pixels over are cut by convolutions, which a model shows.
     guesses = [(False, LEADING_TOKENS)] + [(True, LEADING_TOKENS[:2])] * (not seen.watched)
     for cut_off, allowed in guesses:

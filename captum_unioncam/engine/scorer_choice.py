@@ -146,7 +146,7 @@ def agreeing(scorer: Scorer, request: "Request", run: RunRows) -> Callable[..., 
 def _deviation(scorer: Scorer, request: "Request", run: RunRows, at_least: int) -> float:
     """Return how far a scorer is from its model on masked inputs, as a part of the largest score.
 
-    The masks are smooth, each keeps one corner; every example is seen under as many.
+    The masks are smooth, each takes one corner away; every example is seen under as many.
     """
     count = request.num_examples
     each = -(-at_least // count)
@@ -172,7 +172,7 @@ def _deviation(scorer: Scorer, request: "Request", run: RunRows, at_least: int) 
 
 
 def _masked_corners(request: "Request", rows: Tensor, corners: Tensor) -> tuple[Tensor, ...]:
-    """Return examples `rows`, all floating point images masked so that a corner is kept."""
+    """Return examples `rows`, with a corner of every floating point image taken away."""
     masked = []
     for x, baseline in zip(request.inputs, request.baselines, strict=True):
         some = x[rows.to(x.device)]
@@ -180,10 +180,8 @@ def _masked_corners(request: "Request", rows: Tensor, corners: Tensor) -> tuple[
         if not x.is_floating_point() or not 1 <= rank <= 3:
             masked.append(some)
             continue
-        one_hot = torch.nn.functional.one_hot(corners % 2**rank, 2**rank).to(x.device)
-        keep = resize(
-            at_least_float32(one_hot.to(x.dtype)).reshape(-1, 1, *[2] * rank), x.shape[2:]
-        )
+        kept = 1 - torch.nn.functional.one_hot(corners % 2**rank, 2**rank).to(x)
+        keep = resize(at_least_float32(kept).reshape(-1, 1, *[2] * rank), x.shape[2:])
         wide = at_least_float32(some)
         if isinstance(baseline, Tensor):
             shown = baseline.to(wide)

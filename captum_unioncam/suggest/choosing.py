@@ -90,18 +90,19 @@ def _score_maps(forward: Forward) -> set[Place]:
 
 def _first_norm(forward: Forward, maps: list[Call]) -> Call | None:
     """Return the first norm of the last block of tokens that has one with gradients."""
-    blocks = {call.name: call for call in forward.calls}
     norms: list[tuple[str, Call]] = []
     for call in maps:
         block = _block(call.name)
         if block and call.is_norm and is_tokens(forward, call):
-            around = blocks[block].took if block in blocks else ()
-            places = [call.place, *(taken.place for taken in (*call.took, *around))]
-            if any(map(forward.is_cut, places)):
+            around = (*call.took, *forward.given.get(block, ()))
+            if any(map(forward.is_cut, [call.place, *(taken.place for taken in around)])):
                 norms.append((block, call))
     if not norms:
         return None
     last, size = norms[-1][0], forward.known_layout(norms[-1][1]).size
+    # A stage may end in a norm of its own, after its blocks.
+    inner = [block for block, _ in norms if block.startswith(f"{last}.")]
+    last = inner[-1] if inner else last
     return next(
         call for block, call in norms if block == last and forward.known_layout(call).size == size
     )
@@ -120,7 +121,7 @@ def _check_what_follows(forward: Forward, last: Call | None, maps: list[Call]) -
     """Raise ValueError if the network goes on in branches, or with tokens of unknown positions."""
     name = "the input" if last is None else repr(last.name)
     for call in forward.after(last):
-        is_row = call.output.dim() == 3 and call.output.shape[1] > 1
+        is_row = call.output.dim() == 3 and call.output.shape[1] > 1 and not call.only_pools
         if is_row and forward.layout(call) is None and forward.is_cut(call.place):
             raise ValueError(
                 f"after {name} the model goes on with tokens of shape {tuple(call.output.shape)}, "

@@ -24,8 +24,10 @@ def check_positions(model: nn.Module, forward: Forward, call: Call) -> None:
         return
     for attempt in range(max(map(len, orders))):
         axes = [order[attempt % len(order)] if order else () for order in orders]
-        changes = part_changes(model, call.module, layout, examples, axes)
-        if follows(changes, 1.0 if is_tokens(forward, call) else SLACK_OF_MAPS):
+        # Of three positions or less of a convolution each sees most of the input.
+        least, slack = (2, 1.0) if is_tokens(forward, call) else (4, SLACK_OF_MAPS)
+        changes = part_changes(model, call.module, layout, examples, axes, least)
+        if follows(changes, slack):
             return
     raise ValueError(
         f"where a part of the input changes, {call.name!r} changes most elsewhere: its "
@@ -40,6 +42,7 @@ def part_changes(
     layout: Layout,
     examples: tuple[Tensor, ...],
     axes: Sequence[Sequence[int]],
+    least: int,
 ) -> Tensor:
     """Return how much each part of the layer changes (columns) with each of the inputs (rows).
 
@@ -49,10 +52,10 @@ def part_changes(
         layout (Layout): how the layer's tensor lies on the inputs.
         examples (tuple[Tensor, ...]): the inputs.
         axes (Sequence): for each input the dimensions that are the layout's; none if empty.
+        least (int): how many positions a dimension must have to be divided.
     """
-    # Of three positions or less each sees most of the input.
     most = 4 if len(layout.size) == 1 else 2
-    parts = [range(most if size >= 4 else 1) for size in layout.size]
+    parts = [range(min(most, size) if size >= least else 1) for size in layout.size]
     before = layout.to_maps(_output_of(model, layer, examples))
     rows = []
     for part in product(*parts):

@@ -92,6 +92,7 @@ class Forward:
         seen (ShapesSeen): what convolutions and pooling gave.
         output (Tensor): the scores that the model returned.
         leaves (set[Node]): where the inputs begin.
+        given (dict[str, tuple]): by name of the module, what its last call was given.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Forward:
         seen: ShapesSeen,
         output: Tensor,
         leaves: set[Node],
+        given: dict[str, tuple[InGraph, ...]],
     ) -> None:
+        self.given = given
         self.examples, self.calls, self.seen, self.output = examples, calls, seen, output
         self._leaves = leaves
         self._last_calls = {call.module: call for call in calls}
@@ -241,8 +244,10 @@ def watch(model: nn.Module, examples: tuple[Tensor, ...]) -> Forward:
     copies = [leaf.clone() for leaf in leaves]
     differentiable = [leaf for leaf in leaves if leaf.requires_grad]
     calls: list[Call] = []
+    given: dict[str, tuple[InGraph, ...]] = {}
     seen = ShapesSeen()
-    with seen.watching(model, len(examples[0])), _noting(model, calls, not differentiable):
+    noting = _noting(model, calls, given, begins_with_embeddings=not differentiable)
+    with seen.watching(model, len(examples[0])), noting:
         returned = model(*copies)
     try:
         output = check_output(returned, len(examples[0]))
@@ -253,20 +258,28 @@ def watch(model: nn.Module, examples: tuple[Tensor, ...]) -> Forward:
     # Where images come with a table, the table may bypass what shows the image.
     spatial = [leaf for leaf in differentiable if leaf.dim() > 2] or differentiable
     starts = {get_gradient_edge(leaf).node for leaf in spatial}
-    return Forward(examples, calls, seen, output, starts)
+    return Forward(examples, calls, seen, output, starts, given)
 
 
 @contextmanager
-def _noting(model: nn.Module, calls: list[Call], begins_with_embeddings: bool) -> Iterator[None]:
+def _noting(
+    model: nn.Module,
+    calls: list[Call],
+    given: dict[str, tuple[InGraph, ...]],
+    *,
+    begins_with_embeddings: bool,
+) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules() if name}
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if begins_with_embeddings and isinstance(module, nn.Embedding):
             output.requires_grad_()
+        name, tensors = names[module], (*args, *kwargs.values())
+        given[name] = tuple(
+            InGraph.of(x) for x in tensors if isinstance(x, Tensor) and x.requires_grad
+        )
         if isinstance(output, Tensor) and output.requires_grad:
-            given = (*args, *kwargs.values())
-            took = (InGraph.of(x) for x in given if isinstance(x, Tensor) and x.requires_grad)
-            calls.append(Call(names[module], module, InGraph.of(output), tuple(took)))
+            calls.append(Call(name, module, InGraph.of(output), given[name]))
 
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in names]
     try:
