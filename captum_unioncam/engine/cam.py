@@ -24,6 +24,7 @@ from captum_unioncam.engine.options import (
     check_options,
 )
 from captum_unioncam.engine.request import Request, checked_request
+from captum_unioncam.engine.scorer_choice import NamedScorer
 from captum_unioncam.engine.target_scores import Score
 from captum_unioncam.engine.warn import warn
 
@@ -277,6 +278,10 @@ def prepared(
     check_options(values, {name: known[name].annotation for name in values})
     if method.brings_baselines and shared["baselines"] is None:
         shared["baselines"] = method.default_baselines(arguments["inputs"])
+    if isinstance(shared.get("scorer"), str):
+        # Built once, and kept with the method's object for the next call.
+        kept = vars(method).setdefault("named_scorers", {})
+        shared["scorer"] = kept.setdefault(shared["scorer"], NamedScorer(shared["scorer"]))
     request = checked_request(
         method.forward_func,
         layer,
