@@ -205,7 +205,7 @@ def _kind(request: "Request") -> tuple[Any, ...]:
 
 
 def _told(request: "Request") -> tuple[Any, ...]:
-    """Return numbers that tell a request's inputs and its score from others."""
+    """Return what tells a request's inputs, target and score from others, without holding them."""
     tensors = [x for x in (*request.inputs, *request.extra) if isinstance(x, Tensor)]
     sums = [(tuple(x.shape), str(x.sum().item())) for x in tensors]
-    return tuple(sums), request.score, repr(request.target)
+    return tuple(sums), repr(request.score), repr(request.target)

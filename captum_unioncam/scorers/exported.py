@@ -19,6 +19,7 @@ from captum_unioncam.scorers.signature import Signature
 
 # Most rows of a forward are of so many elements: 4 images of 3 x 224 x 224.
 CHUNK_ELEMENTS = 4 * 3 * 224 * 224
+LONGEST_CHUNK = 512
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -57,7 +58,11 @@ def onnx_bytes(model: nn.Module, signature: Signature) -> bytes:
     ]
     # One row would be taken for a constant.
     arguments = tuple(signature.placeholders(2))
-    network = _OfTensors(model, signature).eval()
+    if any(x.dtype == torch.bfloat16 for x in (*model.parameters(), *arguments)):
+        raise ScorerError(f"{name} takes models in float32, this one is in bfloat16: use compiled")
+    network = _OfTensors(model, signature)
+    # The flag alone: a model's own train() may do more than set it.
+    network.training = False
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -97,7 +102,7 @@ def rows_for(signature: Signature) -> int:
         for shape, has_rows in zip(signature.shapes, signature.has_rows, strict=True)
         if shape is not None and has_rows
     )
-    return max(1, CHUNK_ELEMENTS // max(1, elements))
+    return min(LONGEST_CHUNK, max(1, CHUNK_ELEMENTS // max(1, elements)))
 
 
 def onnxruntime(
@@ -201,7 +206,7 @@ def openvino(
             "bfloat16", which is faster where the CPU has instructions for it. Default: "float32"
         rows (int, optional): rows of a forward. Default: 4 images of 224 x 224
         tolerance (float, optional): how far scores may be from the model's, as a part of the
-            largest score, before the model itself is used. Default: 0.001, and 0.1 in bfloat16
+            largest score, before the model itself is used. Default: 0.001, and 0.3 in bfloat16
 
     Returns:
         *Scorer* for the option ``scorer``.

@@ -91,7 +91,7 @@ def half(model: nn.Module, *, tolerance: float = BFLOAT16_TOLERANCE) -> Scorer:
     Args:
         model (nn.Module): the model; it is copied, in evaluation mode.
         tolerance (float, optional): how far scores may be from the model's, as a part of the
-            largest score, before the model itself is used. Default: 0.1
+            largest score, before the model itself is used. Default: 0.3
 
     Returns:
         *Scorer* for the option ``scorer``.
