@@ -111,9 +111,21 @@ def find_layout(
         channels = "first" if asked == "maps" else "last"
     positions = _positions(tensor, channels)
     is_maps = len(positions) > 1 or asked in ("maps", "channels_last")
+    if asked is None and len(positions) > 1:
+        _check_not_attention(tensor, positions, inputs, seen)
     if is_maps or (channels == "first" and not _has_images(inputs)):
         return Layout(positions, channels=channels)
     return _only_grid(tensor, positions[0], channels, inputs, seen)
+
+
+def lies_on_inputs(positions: Size, inputs: Sequence[Tensor], seen: ShapesSeen) -> bool:
+    """Return whether so many positions are those of the inputs, or of maps that the model made."""
+    if len(positions) == 1:
+        return bool(_grids(positions[0], inputs, seen))
+    return positions in seen.sizes | _halved(seen.sizes) or any(
+        len(size) == len(positions) and positions[-2] * size[-1] == positions[-1] * size[-2]
+        for size in _input_sizes(inputs, seen)
+    )
 
 
 def check_maskable(
@@ -159,7 +171,10 @@ def position_axes(x: Tensor, layout: Layout, seen: ShapesSeen) -> list[tuple[int
 
 def _channels_elsewhere(x: Tensor, layout: Layouts | None, seen: ShapesSeen) -> int | None:
     """Return the dimension of an input's channels if it is known, and not 1."""
-    channels = seen.takes.get(x.dim())
+    # Videos may be cut frame by frame.
+    channels = seen.takes.get(x.dim(), seen.takes.get(4) if x.dim() == 5 else None)
+    if x.dim() == 4 and x.shape[1] in (1, 3):
+        return None
     if channels is not None:
         at = [i for i in range(1, x.dim()) if x.shape[i] == channels]
         return at[0] if at and at[0] != 1 else None
@@ -190,7 +205,9 @@ def _where_channels_are(
     if tensor.dim() == 3 and _has_images(inputs):
         # Rows of tokens have their features last by convention.
         return "last"
-    first, last = (_fits(_positions(tensor, side), inputs, seen) for side in ("first", "last"))
+    first, last = (
+        lies_on_inputs(_positions(tensor, side), inputs, seen) for side in ("first", "last")
+    )
     if first and last:
         raise ValueError(
             f"the layer gives shape {tuple(tensor.shape)}, and two readings fit: channels first "
@@ -229,15 +246,18 @@ def _votes(shape: Sequence[int], layer: nn.Module | None) -> set[Side]:
     return votes
 
 
-def _fits(positions: Size, inputs: Sequence[Tensor], seen: ShapesSeen) -> bool:
-    """Return whether so many positions lie on the inputs, or on maps that the model made."""
-    if len(positions) == 1:
-        return bool(_grids(positions[0], inputs, seen))
-    sizes = seen.sizes | _halved(seen.sizes)
-    return positions in sizes or any(
-        len(size) == len(positions) and positions[-2] * size[-1] == positions[-1] * size[-2]
-        for size in _input_sizes(inputs, seen)
-    )
+def _check_not_attention(
+    tensor: Tensor, positions: Size, inputs: Sequence[Tensor], seen: ShapesSeen
+) -> None:
+    """Raise ValueError for queries, keys and weights of attention: rows of tokens in each head."""
+    counts = {torch.Size(size).numel() for size in seen.sizes if len(size) > 1}
+    rows = {count + leading for count in counts for leading in LEADING_TOKENS_OF_A_GRID}
+    if rows & set(positions) and not lies_on_inputs(positions, inputs, seen):
+        raise ValueError(
+            f"the layer gives shape {tuple(tensor.shape)}, which seems to hold rows of tokens for "
+            "each head of an attention: choose a layer before or after it, such as the block's "
+            "norm, or say how it lies with layout="
+        )
 
 
 def _only_grid(

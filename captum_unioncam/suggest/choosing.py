@@ -91,21 +91,35 @@ def _score_maps(forward: Forward) -> set[Place]:
 def _first_norm(forward: Forward, maps: list[Call]) -> Call | None:
     """Return the first norm of the last block of tokens that has one with gradients."""
     norms: list[tuple[str, Call]] = []
+    ends = ""
     for call in maps:
         block = _block(call.name)
+        ends = block if block and is_tokens(forward, call) else ends
         if block and call.is_norm and is_tokens(forward, call):
-            around = (*call.took, *forward.given.get(block, ()))
+            # A norm may also end a branch of the block, such as Swin V2's.
+            is_direct = call.name.count(".") == block.count(".") + 1
+            around = (*call.took, *(forward.given.get(block, ()) if is_direct else ()))
             if any(map(forward.is_cut, [call.place, *(taken.place for taken in around)])):
                 norms.append((block, call))
+    norms = [(block, call) for block, call in norms if not _is_stage(forward, block, maps)]
     if not norms:
         return None
     last, size = norms[-1][0], forward.known_layout(norms[-1][1]).size
     # A stage may end in a norm of its own, after its blocks.
     inner = [block for block, _ in norms if block.startswith(f"{last}.")]
     last = inner[-1] if inner else last
+    if not f"{ends}.".startswith(f"{last}.") and not f"{last}.".startswith(f"{ends}."):
+        # Blocks without norms follow.
+        return None
     return next(
         call for block, call in norms if block == last and forward.known_layout(call).size == size
     )
+
+
+def _is_stage(forward: Forward, block: str, maps: list[Call]) -> bool:
+    """Return whether a numbered module holds numbered modules that follow each other."""
+    inner = (call for call in maps if call.name.startswith(f"{block}."))
+    return any(_block(f"{call.name}.") != block and forward.is_cut(call.place) for call in inner)
 
 
 def _block(name: str) -> str:

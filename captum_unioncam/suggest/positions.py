@@ -101,10 +101,13 @@ def _changed(x: Tensor, axes: Sequence[int], part: Sequence[int], parts: list[ra
 
 
 def _place(sizes: Sequence[int], part: Sequence[int], parts: list[range]) -> tuple[slice, ...]:
-    return tuple(
-        slice(number * size // len(all_), (number + 1) * size // len(all_))
-        for size, number, all_ in zip(sizes, part, parts, strict=True)
-    )
+    """Return where a part is; positions that lie in two parts are in none if others are left."""
+    found = []
+    for size, number, all_ in zip(sizes, part, parts, strict=True):
+        start, end = number * size // len(all_), (number + 1) * size // len(all_)
+        inner = -(-number * size // len(all_))
+        found.append(slice(inner if inner < end else start, end))
+    return tuple(found)
 
 
 def _output_of(model: nn.Module, layer: nn.Module, examples: tuple[Tensor, ...]) -> Tensor:

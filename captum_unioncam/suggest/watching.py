@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from captum_unioncam.engine.layout import Layout
-from captum_unioncam.engine.layout_finding import ShapesSeen, find_layout
+from captum_unioncam.engine.layout_finding import ShapesSeen, find_layout, lies_on_inputs
 from captum_unioncam.engine.modules import evaluating
 from captum_unioncam.engine.target_scores import check_output
 
@@ -120,8 +120,10 @@ class Forward:
             layout = find_layout(output, self.examples, call.module, self.seen)
         except ValueError:
             return None
-        is_map = isinstance(layout, Layout) and torch.Size(layout.size).numel() > 1
-        return layout if is_map else None  # type: ignore[return-value]
+        if not isinstance(layout, Layout) or torch.Size(layout.size).numel() == 1:
+            return None
+        certain = len(layout.size) == 1 or lies_on_inputs(layout.size, self.examples, self.seen)
+        return layout if certain else None
 
     def layout(self, call: Call) -> Layout | None:
         """Return how what a call gave lies on the inputs, if it has positions and that is known."""
@@ -246,7 +248,10 @@ def watch(model: nn.Module, examples: tuple[Tensor, ...]) -> Forward:
     calls: list[Call] = []
     given: dict[str, tuple[InGraph, ...]] = {}
     seen = ShapesSeen()
-    noting = _noting(model, calls, given, begins_with_embeddings=not differentiable)
+    # Where images come with a table, the table may bypass what shows the image.
+    spatial = [leaf for leaf in differentiable if leaf.dim() > 2] or differentiable
+    starts = {get_gradient_edge(leaf).node for leaf in spatial}
+    noting = _noting(model, calls, given, None if starts else starts)
     with seen.watching(model, len(examples[0])), noting:
         returned = model(*copies)
     try:
@@ -255,9 +260,6 @@ def watch(model: nn.Module, examples: tuple[Tensor, ...]) -> Forward:
         raise NotScoresError(
             f"no layer can be suggested for what the model returns: {error}"
         ) from error
-    # Where images come with a table, the table may bypass what shows the image.
-    spatial = [leaf for leaf in differentiable if leaf.dim() > 2] or differentiable
-    starts = {get_gradient_edge(leaf).node for leaf in spatial}
     return Forward(examples, calls, seen, output, starts, given)
 
 
@@ -266,14 +268,13 @@ def _noting(
     model: nn.Module,
     calls: list[Call],
     given: dict[str, tuple[InGraph, ...]],
-    *,
-    begins_with_embeddings: bool,
+    embeddings: set[Node] | None,
 ) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules() if name}
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if begins_with_embeddings and isinstance(module, nn.Embedding):
-            output.requires_grad_()
+        if embeddings is not None and isinstance(module, nn.Embedding):
+            embeddings.add(get_gradient_edge(output.requires_grad_()).node)
         name, tensors = names[module], (*args, *kwargs.values())
         given[name] = tuple(
             InGraph.of(x) for x in tensors if isinstance(x, Tensor) and x.requires_grad
