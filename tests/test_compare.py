@@ -17,6 +17,7 @@ from torch import nn
 from captum_unioncam import (
     METHODS,
     RISE,
+    LayerFusionCAM,
     LayerGroupCAM,
     LayerScoreCAM,
     LayerUnionCAM,
@@ -145,6 +146,16 @@ def test_methods_that_bring_baselines_keep_them(x):
     zero = LayerGroupCAM(net, layer).attribute(x, 1, baselines=0).relu()
     torch.testing.assert_close(result.maps["Group-CAM"], own)
     torch.testing.assert_close(result.maps["Group-CAM #2"], zero)
+
+
+def test_parts_of_fusioncam(x):
+    net, layer, _ = NETWORKS["vgg_like"]()
+    result = compared(["fusioncam.denoised", "fusioncam.region:theta=30"], x, 1, metrics=[])
+    for theta, part, label in ((10, "denoised", "denoised"), (30, "region", "region theta=30")):
+        _, details = LayerFusionCAM(net, layer).attribute(x, 1, theta=theta, return_details=True)
+        torch.testing.assert_close(result.maps[f"Fusion-CAM {label}"], getattr(details, part))
+    with pytest.raises(ValueError, match="no part 'edges'; fusioncam has denoised, region, union"):
+        parse_spec("fusioncam.edges")
 
 
 def test_parts_of_unioncam(x):

@@ -9,7 +9,7 @@ import torch
 import captum_unioncam
 from captum_unioncam import METHODS
 from captum_unioncam.commands import main as cli
-from captum_unioncam.methods.registry import methods_table
+from captum_unioncam.commands.methods import methods_table
 from tests.methods import OURS
 from tests.networks import NETWORKS
 from tests.oracles import features, gradient, masks

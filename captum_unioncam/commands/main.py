@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_unioncam import __version__
-from captum_unioncam.commands import benchmark, compare, demo, explain
-from captum_unioncam.methods.registry import methods_table
+from captum_unioncam.commands import benchmark, compare, demo, explain, methods
 
 SPEED = "'benchmark speed' is now 'python -m benchmarks.speed', in a checkout of the project"
 MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
@@ -20,6 +19,7 @@ COMMANDS = {
     "explain": (explain, "explain your own photographs"),
     "compare": (compare, "several methods and classes of photographs, side by side"),
     "benchmark": (benchmark, "methods measured over a data set, with intervals"),
+    "methods": (methods, "list the methods that explain knows"),
 }
 
 
@@ -71,12 +71,4 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=line)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    methods = commands.add_parser("methods", help="list the methods that explain knows")
-    methods.add_argument("--markdown", action="store_true", help="as a Markdown table with links")
-    methods.set_defaults(run=_methods)
     return parser
-
-
-def _methods(arguments: argparse.Namespace) -> int:
-    print(methods_table(markdown=arguments.markdown))
-    return 0

@@ -32,7 +32,7 @@ class ComparedMethod:
         label (str): what tables and figures call it.
         attribution (Attribution): the method on its model.
         options (dict[str, Any]): keywords of its `attribute`.
-        part (str): the module of UnionCAM whose map is meant; empty for the method's own map.
+        part (str): the map that is meant of those it unites; empty for the method's own.
     """
 
     label: str
@@ -113,18 +113,15 @@ def _parameters(attribution: Any) -> Mapping[str, inspect.Parameter]:
 def _named(
     text: str, forward_func: Callable[..., Any] | None, layer: nn.Module | None
 ) -> ComparedMethod:
-    name, part, options = parse_spec(text)
-    method = METHODS[name]
+    spec = parse_spec(text)
+    method = METHODS[spec.name]
     if forward_func is None or (layer is None and method.needs_layer):
         raise ValueError(
             f"method {text!r} is given by name, so say which model and layer it explains: "
             "forward_func=model, layer=captum_unioncam.suggest_layer(model).layer"
         )
     made = method.cls(forward_func, layer) if method.needs_layer else method.cls(forward_func)
-    title = f"{method.title} {part}" if part else method.title
-    return ComparedMethod(
-        " ".join([title, *(f"{n}={v}" for n, v in options.items())]), made, options, part
-    )
+    return ComparedMethod(spec.title(), made, spec.options, spec.part)
 
 
 def forward_func_of(attribution: Any) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Methods named in text: a registry name, a part of UnionCAM, options."""
+"""Methods named in text: a registry name, a part of what a method unites, options."""
 
 import ast
 from typing import Any, NamedTuple
@@ -6,16 +6,13 @@ from typing import Any, NamedTuple
 from captum_unioncam.engine.arguments import closest
 from captum_unioncam.methods.registry import METHODS
 
-# The maps of UnionCAM's modules that can be looked at alone, fields of UnionCAMDetails.
-PARTS = ("denoised", "region", "union")
-
 
 class Spec(NamedTuple):
     """A method as text names it.
 
     Attributes:
         name (str): its name in the registry.
-        part (str): the module of UnionCAM whose map is meant; empty for the method's own map.
+        part (str): the map that is meant of those it unites; empty for the method's own.
         options (dict[str, Any]): keywords of its `attribute`.
     """
 
@@ -43,9 +40,9 @@ def parse_spec(text: str) -> Spec:
     """Read a method's name with options, ``name.part:option=value:option=value``.
 
     Args:
-        text (str): a name of the registry; a part (".denoised", ".region" or ".union") gives
-            the map of one module of UnionCAM, the union before the selection. Values are
-            Python literals or plain words.
+        text (str): a name of the registry; a part (".denoised", ".region" or ".union" of UnionCAM
+            and Fusion-CAM) gives one of the maps that the method unites, the union before anything
+            is selected or fused. Values are Python literals or plain words.
 
     Returns:
         *Spec*: name, part and options.
@@ -69,8 +66,9 @@ def parse_spec(text: str) -> Spec:
         raise ValueError(
             f"no method {name!r}{closest(name, METHODS)}; 'unioncam methods' lists all"
         )
-    if part and (name != "unioncam" or part not in PARTS):
-        where = f"unioncam has {', '.join(PARTS)}" if name == "unioncam" else f"{name} has none"
+    has = getattr(METHODS[name].cls, "parts", ())
+    if part and part not in has:
+        where = f"{name} has {', '.join(has) or 'none'}"
         raise ValueError(f"{text!r}: no part {part!r}; {where}")
     options = {}
     for assignment in assignments:

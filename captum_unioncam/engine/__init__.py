@@ -11,15 +11,20 @@ from captum_unioncam.engine.cam import (
     ClassActivationMap,
     Forwards,
     Source,
-    quotient,
-    spatial_mean,
-    weighted_sum,
 )
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
 from captum_unioncam.engine.layer_state import LayerState, measure_inputs
 from captum_unioncam.engine.layout import Layout, LayoutOption, parse_layout
-from captum_unioncam.engine.maps import min_max, percentile, resize, unit_range
+from captum_unioncam.engine.maps import (
+    min_max,
+    percentile,
+    quotient,
+    resize,
+    spatial_mean,
+    unit_range,
+    weighted_sum,
+)
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.options import (
     Attributions,

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
@@ -240,12 +239,11 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):
         return tuple(finished)
 
 
-def as_captums(cls: type[Any]) -> type[Any]:
+def as_captums(cls: type[Any]) -> None:
     """Complete the documentation of a class's `attribute`, and wrap it as Captum does its own."""
     complete(cls.attribute, cls)
     # Captum's wrappers call what is below its decorator.
     cls.attribute = log_usage()(cls.attribute)
-    return cls
 
 
 as_captums(ClassActivationMap)
@@ -253,7 +251,7 @@ as_captums(ClassActivationMap)
 
 def by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call from the ``locals()`` of its function."""
-    given = {n: v for n, v in arguments.items() if n not in ("self", "options", "__class__")}
+    given = {n: v for n, v in arguments.items() if n not in ("self", "options")}
     given |= arguments["options"]
     return given
 
@@ -301,20 +299,3 @@ def keywords(attribute: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the keyword-only parameters of a function, by name."""
     parameters = inspect.signature(attribute).parameters
     return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def spatial_mean(values: Tensor) -> Tensor:
-    """Return the mean over space, (N, C, 1, ...)."""
-    return values.mean(tuple(range(2, values.dim())), keepdim=True)
-
-
-def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
-    """Return sum_k w_k A_k, (N, 1, *spatial), for weights (N, C) or of A's rank."""
-    if weights.dim() == 2:
-        weights = weights.reshape(*weights.shape, *[1] * (activations.dim() - 2))
-    return (weights.to(activations.dtype) * activations).sum(1, keepdim=True)
-
-
-def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide, with exactly zero where the denominator is zero."""
-    return torch.where(denominator != 0, numerator / denominator.where(denominator != 0, 1), 0)

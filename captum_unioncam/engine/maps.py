@@ -57,6 +57,23 @@ def scale_for_resize(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     return min_max(unit, *resized_extrema([resize(unit, size) for size in sizes]))
 
 
+def spatial_mean(values: Tensor) -> Tensor:
+    """Return the mean over space, (N, C, 1, ...)."""
+    return values.mean(spatial_dims(values), keepdim=True)
+
+
+def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    """Return sum_k w_k A_k, (N, 1, *spatial), for weights (N, C) or of A's rank."""
+    if weights.dim() == 2:
+        weights = weights.reshape(*weights.shape, *[1] * (activations.dim() - 2))
+    return (weights.to(activations.dtype) * activations).sum(1, keepdim=True)
+
+
+def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Divide, with exactly zero where the denominator is zero."""
+    return torch.where(denominator != 0, numerator / denominator.where(denominator != 0, 1), 0)
+
+
 def percentile(values: Tensor, theta: float, *, of_positive: bool = False) -> Tensor:
     """Return the theta-percentile of each map, interpolated linearly between order statistics.
 

@@ -134,25 +134,3 @@ __all__ = [
     "LayerXGradCAM",
     "Method",
 ]
-
-
-def methods_table(*, markdown: bool = False) -> str:
-    """Return the registry as a table: aligned text, or Markdown with links for the documents."""
-    header = ["name", "method", "published", "backward", "rows per example", "definition from"]
-    rows = []
-    for name, method in METHODS.items():
-        paper, year, link, certainty = method.source
-        published = f"{paper} {year}" if year else "control"
-        if markdown:
-            published = f"[{published}]({link})" if link else published
-            name = f"`{name}`"
-        gradients = "yes" if method.needs_gradients else "no"
-        rows.append([name, method.title, published, gradients, method.forwards.text, certainty])
-    if markdown:
-        rows = [header, ["---"] * len(header), *rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
-        for r in [header, *rows]
-    )
