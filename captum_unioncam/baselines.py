@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_unioncam.engine import BaselineType, check_choice
+from captum_unioncam.engine import BaselineType, Seed, check_choice, generator_of, resize
 
 
 def black_baseline(mean: Sequence[float], std: Sequence[float], like: Tensor) -> Tensor:
@@ -140,6 +140,36 @@ def _smoothed(x: Tensor, kernel: Callable[[Tensor], list[float]], beyond: str) -
     return x
 
 
+def coarse_noise(x: Tensor, cells: int = 14, seed: Seed = 0) -> Tensor:
+    """Return coarse noise of each input's own colours, (N, C, *spatial), in float32 or better.
+
+    Normal values in the middles of `cells` cells a side, linear in between, have the mean and
+    standard deviation of each channel of each example there, and are clipped to its range. All
+    examples show the same pattern, so that none depends on its batch.
+
+    Args:
+        x (Tensor): inputs, (N, C, *spatial).
+        cells (int, optional): cells along each side, at most one a pixel. Default: 14
+        seed (int or torch.Generator, optional): of the values; the random state of torch is not
+            touched. Default: 0
+
+    Examples::
+
+        >>> coarse_noise(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 3, 224, 224])
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    size = [min(cells, length) for length in x.shape[2:]]
+    # Drawn on the CPU and in float64, to be the same wherever the model runs.
+    drawn = torch.randn(
+        (1, x.shape[1], *size), generator=generator_of(seed), dtype=torch.float64
+    ).to(x)
+    dims = tuple(range(2, x.dim()))
+    mean, std = x.mean(dims, keepdim=True), x.std(dims, correction=0, keepdim=True)
+    noise = mean + std * resize(drawn, x.shape[2:])
+    return noise.clamp(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True))
+
+
 def of_each_input(made: Callable[[Tensor], Tensor], inputs: Any) -> BaselineType:
     """Make a baseline of every input that is a picture, a signal or a volume; 0 for all others.
 
@@ -187,6 +217,10 @@ BASELINES: dict[str, Baseline] = {
     "blur": Baseline(
         "each picture blurred over 51 pixels", lambda inputs, _: of_each_input(blurred, inputs)
     ),
+    "noise": Baseline(
+        "coarse noise of each picture's colours",
+        lambda inputs, _: of_each_input(coarse_noise, inputs),
+    ),
 }
 
 
@@ -194,14 +228,14 @@ def named_baseline(name: str, inputs: Any, black: BaselineType) -> BaselineType:
     """Return a baseline by the name of its kind, for any Captum method and any metric.
 
     Args:
-        name (str): one of :data:`BASELINES`: "black", "mean" or "blur".
+        name (str): one of :data:`BASELINES`: "black", "mean", "blur" or "noise".
         inputs (Tensor or tuple[Tensor, ...]): inputs as the network takes them.
         black (scalar, Tensor or tuple): the black picture as the network sees it, such as
             :func:`black_baseline` returns.
 
     Returns:
-        *scalar*, *Tensor* or *tuple* that broadcasts to the inputs; 0 for an input of "mean" and
-        "blur" that has no pixels.
+        *scalar*, *Tensor* or *tuple* that broadcasts to the inputs; 0 for an input without
+        pixels, except of "black".
 
     Raises:
         ValueError: if there is no such kind, naming the closest one.

@@ -3,6 +3,7 @@
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
 from captum_unioncam.metrics.branch_flips import branch_flip_rate
 from captum_unioncam.metrics.curves import deletion, insertion
+from captum_unioncam.metrics.equal_area import drop_at_area, keep_at_area, rank_average_drop
 from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
 from captum_unioncam.metrics.localization import (
     energy_pointing_game,
@@ -31,15 +32,18 @@ __all__ = [
     "coherency",
     "complexity",
     "deletion",
+    "drop_at_area",
     "energy_pointing_game",
     "grid_pointing_game",
     "insertion",
     "iou",
+    "keep_at_area",
     "make_mosaics",
     "max_box_acc",
     "max_box_accuracy",
     "parameter_randomisation",
     "pointing_game",
     "protocol_arguments",
+    "rank_average_drop",
     "road",
 ]

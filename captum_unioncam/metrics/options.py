@@ -77,12 +77,25 @@ DESCRIPTIONS: Mapping[str, str] = {
         baseline elsewhere: the round(keep * pixels) largest values of the map, of equal
         values the first in scan order. None masks softly. Default: None
 """,
+    "areas": """\
+    areas (Sequence[float], optional): shares of the pixels, between 0 and 1; each holds
+        exactly round(area * pixels) of them. Default: (0.1, 0.2, 0.3, 0.4, 0.5)
+""",
+    "background": """\
+    background (str or Tensor, optional): what hidden pixels show: "black", which is the
+        `baselines` as given; "mean", "blur" or "noise", made of each input; or a tensor that
+        broadcasts to the input, such as another photograph. Default: "black"
+""",
     "step": """\
     step (int, optional): pixels per step. None takes a 28th of them, rounded up: the 8 x 224
         of RISE's evaluation on 224 x 224 pixels. Default: None
 """,
     "return_curve": """\
     return_curve (bool, optional): also return the scores. Default: False
+""",
+    "seed": """\
+    seed (int or torch.Generator, optional): of the random order of equal values, the same for
+        all examples; the random state of torch is not touched. Default: 0
 """,
     "target": """\
     target (int, tuple, Tensor, Callable or list, optional): output to measure, as in every

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
 from captum_unioncam.metrics.curves import deletion, insertion
+from captum_unioncam.metrics.equal_area import drop_at_area, keep_at_area, rank_average_drop
 from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
 from captum_unioncam.metrics.localization import (
     energy_pointing_game,
@@ -53,6 +54,16 @@ METRICS: dict[str, Metric] = {
     ),
     "insertion": Metric("Insertion", insertion, True, 0, 1, "", "https://arxiv.org/abs/1806.07421"),
     "deletion": Metric("Deletion", deletion, False, 0, 1, "", "https://arxiv.org/abs/1806.07421"),
+    "keep_at_area": Metric(
+        "Keep at area", keep_at_area, True, 0, 1, "", "https://arxiv.org/abs/1704.03296"
+    ),
+    "drop_at_area": Metric(
+        "Drop at area", drop_at_area, False, 0, 1, "", "https://arxiv.org/abs/1704.03296"
+    ),
+    "rank_average_drop": Metric(
+        "Average drop of ranks", rank_average_drop, False, 0, 100, "%",
+        "https://arxiv.org/abs/1710.11063",
+    ),
     "coherency": Metric(
         "Coherency", coherency, True, 0, 1, "", "https://arxiv.org/abs/2104.10252",
         ("explanation_func",),
