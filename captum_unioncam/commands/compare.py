@@ -19,8 +19,7 @@ from captum_unioncam.commands.session import Methods, Row, Session, checked_metr
 from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import write_rows
 from captum_unioncam.files import written_whole
-from captum_unioncam.metrics.common import prepared_maps
-from captum_unioncam.vision.geometry import box_steps, seen_on_picture
+from captum_unioncam.vision.geometry import box_steps
 from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
 
 if TYPE_CHECKING:
@@ -170,24 +169,21 @@ def _save_maps(shown: "Shown", files: Sequence[Path]) -> None:
 
 def _save_overlay(session: Session, shown: "Shown", picture: "Image", path: Path) -> None:
     """Write the picture at its own size under the last map; what was cut off stays as it is."""
-    from PIL import Image
-
-    from captum_unioncam.comparison.drawing import overlaid
+    from captum_unioncam.visualization import overlay
 
     *_, cam = shown.comparison.maps.values()
     if shown.pictures is None or cam.shape[1] > 1:
         raise ValueError("an overlay shows one class of a picture")
-    height, width = shown.pictures.shape[2:]
-    heat = prepared_maps(cam, 1, (height, width))[0, 0]
+    preprocess = session.network.preprocess
     try:
-        heat, seen = seen_on_picture(heat, picture.size, box_steps(session.network.preprocess))
-        under = np.asarray(picture) / 255
+        box_steps(preprocess)
     # A preprocessing of the user's own: what the network sees is all that is known.
     except ValueError:
-        seen = heat >= 0
-        under = shown.pictures[0].permute(1, 2, 0).numpy()
+        drawn = overlay(shown.pictures, cam)
+    else:
+        drawn = overlay(picture, cam, preprocess=preprocess)
     with written_whole(path) as partial:
-        Image.fromarray(overlaid(under, heat.numpy(), seen.numpy())).save(partial)
+        drawn.save(partial)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -17,10 +16,7 @@ from numpy.typing import NDArray
 
 from captum_unioncam.comparison.text import width
 from captum_unioncam.files import written_whole
-
-HEAT = "turbo"
-# How much of a picture's colour its map covers.
-OPACITY = 0.55
+from captum_unioncam.visualization.overlay import HEAT
 
 
 def add_scale(figure: Figure, grid: NDArray[Any], label: str) -> None:
@@ -32,18 +28,6 @@ def add_scale(figure: Figure, grid: NDArray[Any], label: str) -> None:
         pad=0.01,
     )
     scale.set_label(label, fontsize=10)
-
-
-def overlaid(
-    picture: NDArray[np.floating[Any]], heat: NDArray[Any], seen: NDArray[Any]
-) -> NDArray[np.uint8]:
-    """Return an RGB picture in [0, 1], (H, W, 3), under a map in [0, 1] where that was seen."""
-    colors = mpl.colormaps[HEAT](heat)[..., :3]
-    # Unlike in a figure, what matters little is left as it is.
-    share = (OPACITY * seen * np.minimum(1, 2 * heat))[..., None]
-    blended = share * colors + (1 - share) * picture
-    pixels: NDArray[np.uint8] = (255 * blended).round().astype(np.uint8)
-    return pixels
 
 
 def lettering(texts: Iterable[str]) -> tuple[list[str], Callable[[str], str]]:

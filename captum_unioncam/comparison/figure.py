@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_unioncam.comparison.data import ComparisonData
-from captum_unioncam.comparison.drawing import HEAT, OPACITY, add_scale, lettering, shortened
+from captum_unioncam.comparison.drawing import add_scale, lettering, shortened
 from captum_unioncam.comparison.text import Row, choice_of, formatted
 from captum_unioncam.engine.maps import unit_range
 from captum_unioncam.metrics import METRICS
 from captum_unioncam.metrics.common import prepared_maps
+from captum_unioncam.visualization.overlay import HEAT, OPACITY
 
 
 class Shown(NamedTuple):

@@ -13,7 +13,7 @@ BoxStep = partial[Any]
 # Steps of a preprocessing that leave every pixel where it is.
 IN_PLACE = (
     *("PILToTensor", "ToTensor", "ToImage", "ToImageTensor", "ToPureTensor", "ToDtype"),
-    *("ConvertImageDtype", "Normalize", "RGB", "Grayscale", "Identity"),
+    *("MaybeToTensor", "ConvertImageDtype", "Normalize", "RGB", "Grayscale", "Identity"),
 )
 
 
@@ -61,6 +61,17 @@ def boxes_after(boxes: Sequence[Box], size: tuple[int, int], steps: Sequence[Box
     for step in steps:
         left = step(left)
     return [tuple(box) for box in left.tolist()]
+
+
+def size_after(size: tuple[int, int], steps: Sequence[BoxStep]) -> tuple[int, int]:
+    """Return height and width of the input that a picture of (height, width) becomes."""
+    from torchvision import tv_tensors
+
+    canvas = tv_tensors.BoundingBoxes([[0, 0, 1, 1]], format="XYXY", canvas_size=size)
+    for step in steps:
+        canvas = step(canvas)
+    height, width = canvas.canvas_size
+    return height, width
 
 
 def scale_of(size: tuple[int, int], steps: Sequence[BoxStep]) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def load_picture(path: Path) -> "Image":
                     "wide; cut it first"
                 )
             upright = ImageOps.exif_transpose(image)
-            return _on_white(_eight_bits(upright, image.format, path))
+            return on_white(_eight_bits(upright, image.format, path))
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -102,7 +102,7 @@ def _eight_bits(image: "Image", kind: str | None, path: Path) -> "Image":
     return image
 
 
-def _on_white(image: "Image") -> "Image":
+def on_white(image: "Image") -> "Image":
     """Return a picture as RGB; what shows through is white, as on a page."""
     from PIL import Image
 
