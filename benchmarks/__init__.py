@@ -2,5 +2,6 @@
 
 - ``python -m benchmarks.speed --out DIR``: methods, other libraries and plain forwards in turn.
 - ``python -m benchmarks.ablation``: Ablation-CAM against grad-cam's.
+- ``unioncam benchmark --model benchmarks.networks:mobilenet_v2``: further networks of the tables.
 - ``python -m benchmarks.surrogate DIR 64 128``: maps of fewer masks against exact ones.
 """

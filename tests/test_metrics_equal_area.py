@@ -9,7 +9,14 @@ import torch
 from captum_unioncam.baselines import coarse_noise, named_baseline
 from captum_unioncam.engine.areas import masks_at_area, pixel_order, rank_maps
 from captum_unioncam.engine.log_odds import log_odds
-from captum_unioncam.metrics import drop_at_area, keep_at_area, rank_average_drop
+from captum_unioncam.metrics import (
+    METRICS,
+    drop_at_area,
+    grid_pointing_at_area,
+    keep_at_area,
+    metric_of,
+    rank_average_drop,
+)
 from tests.networks import gap_head, images, of_rank, vgg_like
 
 AREAS = (0.1, 0.25, 0.6)
@@ -310,3 +317,73 @@ def test_bad_options_name_the_valid_ones(metric, options, error, words):
     net, _, x = vgg_like()
     with pytest.raises(error, match=words):
         metric(net, x, maps(2, 1, 12, 12), target=1, **options)
+
+
+@pytest.mark.parametrize(("cells", "size"), [(2, (9, 12)), (3, (10, 8))])
+@pytest.mark.parametrize("area", [0.1, 0.25])
+def test_pointing_at_equal_area_is_that_of_a_loop(cells, size, area):
+    height, width = size
+    cams, x = maps(4, 1, *size), images(4, 3, *size)
+    cell = [0, cells * cells - 1, 1, cells]
+    found = grid_pointing_at_area(None, x, cams, cell=cell, cells=cells, area=area)
+    edges = [[n * i // cells for i in range(cells + 1)] for n in size]
+    for i, number in enumerate(cell):
+        r, c = divmod(number, cells)
+        top = largest(cams[i].flatten().tolist(), round(area * height * width))
+        inside = [
+            edges[0][r] <= p // width < edges[0][r + 1]
+            and edges[1][c] <= p % width < edges[1][c + 1]
+            for p in top
+        ]
+        assert found[i].item() == pytest.approx(sum(inside) / len(top))
+    assert torch.equal(
+        grid_pointing_at_area(None, x, cams**3, cell=cell, cells=cells, area=area), found
+    )
+
+
+def test_pointing_of_maps_that_know_and_of_maps_that_do_not():
+    x = torch.rand(4, 3, 20, 20)
+    cell = torch.arange(4)
+    right = torch.zeros(4, 1, 20, 20)
+    for i in range(4):
+        right[i, 0, 10 * (i // 2) :, 10 * (i % 2) :][:10, :10] = 1
+    for area in (0.1, 0.25):
+        found = grid_pointing_at_area(None, x, right, cell=cell, area=area)
+        assert found.tolist() == [1.0] * 4
+        wrong = grid_pointing_at_area(None, x, -right, cell=cell, area=area)
+        assert wrong.tolist() == [0.0] * 4
+        flat = torch.stack(
+            [
+                grid_pointing_at_area(None, x, torch.ones(4, 1, 5, 5), cell=cell, area=area, seed=s)
+                for s in range(40)
+            ]
+        )
+        assert flat.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+    # A map that keeps everything small above zero loses energy, but points all the same.
+    assert grid_pointing_at_area(None, x, right + 9, cell=cell).tolist() == [1.0] * 4
+    with pytest.raises(ValueError, match="between 0 and 1, got 10"):
+        grid_pointing_at_area(None, x, right, cell=cell, area=10)
+    with pytest.raises(ValueError, match="cell must be from 0 to 3, got 4"):
+        grid_pointing_at_area(None, x, right, cell=4)
+
+
+def test_metrics_are_named_with_options():
+    net, _, x = vgg_like()
+    cam = maps(2, 1, 12, 12)
+    named = metric_of("keep_at_area:background=noise:seed=4")
+    assert named.title == "Keep at area background=noise seed=4"
+    expected = keep_at_area(net, x, cam, target=1, background="noise", seed=4)
+    assert torch.equal(named.function(net, x, cam, target=1), expected)
+    assert metric_of("drop_at_area:background=blur").higher_is_better is False
+    assert metric_of(" insertion ") is METRICS["insertion"]
+    for text, words in {
+        "keep_at_are": "no metric 'keep_at_are'; closest: 'keep_at_area'",
+        "keep_at_area:backgroud=blur": "no option=value of keep_at_area; closest: 'background'",
+        "keep_at_area:inputs=3": "no option=value of keep_at_area",
+        "keep_at_area:blur": "no option=value of keep_at_area.*it takes areas, background",
+        "": "no metric ''",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            metric_of(text)
+    with pytest.raises(ValueError, match="no metric 3; known"):
+        metric_of(3)

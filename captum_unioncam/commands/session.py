@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from captum_unioncam.baselines import named_baseline
-from captum_unioncam.comparison.compare import check_metric, compare
+from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.compared_methods import compared_methods_of
 from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.comparison.result import summary_of
 from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
 from captum_unioncam.engine import ClassActivationMap
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 from captum_unioncam.vision.networks import (
     Network,
     find_device,
@@ -112,8 +112,7 @@ def checked_metrics(text: str) -> list[str]:
     """
     metrics = parts(text)
     for name in metrics:
-        check_metric(name)
-        if needed := set(METRICS[name].needs) - {"explanation_func"}:
+        if needed := set(metric_of(name).needs) - {"explanation_func"}:
             raise ValueError(
                 f"--metrics {name} needs {' or '.join(sorted(needed))}, given in Python only"
             )

@@ -16,7 +16,6 @@ from captum_unioncam.comparison.compared_methods import (
 )
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import BaselineType, Score, check_flag, checked_request
-from captum_unioncam.engine.arguments import closest
 from captum_unioncam.engine.callable_targets import is_callable_target, target_name
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
@@ -30,7 +29,7 @@ from captum_unioncam.engine.target_scores import (
     output_as_read,
     parse_target,
 )
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 
 DEFAULT_METRICS = ("average_drop", "average_increase", "insertion", "deletion")
 
@@ -78,9 +77,10 @@ def compare(
             blurred input, keep it. Default: 0
         score (str or Callable, optional): f_c of metrics and methods. By default the methods
             keep theirs and metrics use the "probability". Default: None
-        metrics (Sequence[str], optional): names from ``captum_unioncam.metrics.METRICS``.
+        metrics (Sequence[str], optional): names from ``captum_unioncam.metrics.METRICS``, with
+            options after colons (``"keep_at_area:background=blur"``).
             Default: average_drop, average_increase, insertion, deletion
-        metric_options (Mapping, optional): further keywords of a metric, by its name.
+        metric_options (Mapping, optional): further keywords of a metric, by how it is named.
             Default: None
         perturbations_per_eval (int, optional): at most this many times N rows in a forward;
             None fits the rows to the device. Default: None
@@ -229,23 +229,15 @@ def _metric_options(
     if not isinstance(options, Mapping):
         raise TypeError(f"metric_options must map metrics to dicts of options, got {options!r}")
     for name in (*names, *options):
-        check_metric(name)
+        metric_of(name)
     unused = set(options) - set(names)
     if unused:
         raise ValueError(f"metric_options name {_listed(unused)}, which metrics does not ask for")
     for name in names:
-        needed = set(METRICS[name].needs) - {"explanation_func"}
+        needed = set(metric_of(name).needs) - {"explanation_func"}
         if needed and not needed & set(options.get(name, {})):
             raise ValueError(f"metric {name!r} needs metric_options for {_listed(needed, ' or ')}")
     return {name: dict(options.get(name, {})) for name in names}
-
-
-def check_metric(name: object) -> None:
-    """Raise ValueError unless there is a metric of that name."""
-    if name not in METRICS:
-        raise ValueError(
-            f"no metric {name!r}{closest(str(name), METRICS)}; known: {_listed(METRICS)}"
-        )
 
 
 def _listed(names: Any, between: str = ", ") -> str:
@@ -260,7 +252,7 @@ def _known(
     wanted: Mapping[str, Any],
 ) -> dict[str, Tensor] | None:
     """Return what an equal map of another method measured, as UnionCAM's and its region's."""
-    if any("explanation_func" in METRICS[name].needs for name in wanted):
+    if any("explanation_func" in metric_of(name).needs for name in wanted):
         return None
     for other, found in values.items():
         if len(found) > number and torch.equal(maps[other][number], maps[label][number]):
@@ -279,7 +271,7 @@ def _measured(
     """Measure one method's maps of one target, each metric (N,)."""
     found = {}
     for name, options in wanted.items():
-        metric = METRICS[name]
+        metric = metric_of(name)
         known = inspect.signature(metric.function).parameters
         given = {n: v for n, v in common.items() if n in known and v is not None}
         if "explanation_func" in known:

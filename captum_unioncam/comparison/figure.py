@@ -11,7 +11,7 @@ from captum_unioncam.comparison.data import ComparisonData
 from captum_unioncam.comparison.drawing import add_scale, lettering, shortened
 from captum_unioncam.comparison.text import Row, choice_of, formatted
 from captum_unioncam.engine.maps import unit_range
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 from captum_unioncam.metrics.common import prepared_maps
 from captum_unioncam.visualization.overlay import HEAT, OPACITY
 
@@ -102,7 +102,7 @@ def _draw_row(
 
 def _scores(row: Row, metrics: Sequence[str]) -> str:
     lines = [
-        f"{METRICS[m].title} {formatted(row[m])}{' %' if METRICS[m].unit == '%' else ''}"
+        f"{metric_of(m).title} {formatted(row[m])}{' %' if metric_of(m).unit == '%' else ''}"
         for m in metrics
     ]
     return "\n".join([*lines, *choice_of(row).replace(": ", " chosen:\n").splitlines()])

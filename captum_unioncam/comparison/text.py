@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 
 Row = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ def formatted(value: Any) -> str:
 
 def heading_of(name: str) -> str:
     """Return a metric's title with its unit and an arrow towards better."""
-    metric = METRICS[name]
+    metric = metric_of(name)
     unit = f" {metric.unit}" if metric.unit else ""
     return f"{metric.title}{unit} {'↑' if metric.higher_is_better else '↓'}"
 

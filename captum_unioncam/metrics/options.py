@@ -44,6 +44,10 @@ class ObjectOptions(TypedDict, total=False):
 # All others are None.
 DEFAULTS: Mapping[str, Any] = {"score": "probability", "show_progress": False}
 
+SEED = """\
+    seed (int or torch.Generator, optional): of the random order of equal values, the same for
+        all examples; the random state of torch is not touched. Default: 0
+"""
 DESCRIPTIONS: Mapping[str, str] = {
     "forward_func": """\
     forward_func (Callable or torch.nn.Module): the model, or any function of it that returns
@@ -93,10 +97,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "return_curve": """\
     return_curve (bool, optional): also return the scores. Default: False
 """,
-    "seed": """\
-    seed (int or torch.Generator, optional): of the random order of equal values, the same for
-        all examples; the random state of torch is not touched. Default: 0
-""",
+    "seed": SEED,
     "target": """\
     target (int, tuple, Tensor, Callable or list, optional): output to measure, as in every
         Captum method; or a callable, or one per example, that takes what the model returned
@@ -135,6 +136,7 @@ DESCRIPTIONS_WITHOUT_A_NETWORK: Mapping[str, str] = {
     "attributions": """\
     attributions (Tensor): one map per example, (N, C, *any size); summed over C.
 """,
+    "seed": SEED,
     "boxes": """\
     boxes (Sequence[Tensor]): per example its boxes (B, 4), x_min, y_min, x_max, y_max in
         pixels of the inputs. Coordinates are continuous as in torchvision: the pixel in

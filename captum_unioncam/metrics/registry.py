@@ -1,9 +1,14 @@
 """What every metric is: its function, direction and range as data."""
 
+import ast
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from captum_unioncam.engine.arguments import closest
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
+from captum_unioncam.metrics.arcc import arcc
 from captum_unioncam.metrics.curves import deletion, insertion
 from captum_unioncam.metrics.equal_area import drop_at_area, keep_at_area, rank_average_drop
 from captum_unioncam.metrics.faithfulness import average_drop, average_gain, average_increase, beta
@@ -13,7 +18,7 @@ from captum_unioncam.metrics.localization import (
     max_box_acc,
     pointing_game,
 )
-from captum_unioncam.metrics.mosaic import grid_pointing_game
+from captum_unioncam.metrics.mosaic import grid_pointing_at_area, grid_pointing_game
 from captum_unioncam.metrics.remove_and_debias import road
 
 
@@ -74,6 +79,9 @@ METRICS: dict[str, Metric] = {
     "adcc": Metric(
         "ADCC", adcc, True, 0, 1, "", "https://arxiv.org/abs/2104.10252", ("explanation_func",)
     ),
+    "arcc": Metric(
+        "ARCC", arcc, True, 0, 1, "", "https://arxiv.org/abs/2605.14641", ("explanation_func",)
+    ),
     "road": Metric("ROAD", road, True, -0.5, 0.5, "", "https://arxiv.org/abs/2202.00449"),
     "pointing_game": Metric(
         "Pointing game", pointing_game, True, 0, 1, "", "https://arxiv.org/abs/1608.00507",
@@ -87,8 +95,62 @@ METRICS: dict[str, Metric] = {
         "Grid pointing game", grid_pointing_game, True, 0, 1, "",
         "https://arxiv.org/abs/2104.00032", ("cell",),
     ),
+    "grid_pointing_at_area": Metric(
+        "Grid pointing at area", grid_pointing_at_area, True, 0, 1, "",
+        "https://arxiv.org/abs/2104.00032", ("cell",),
+    ),
     "iou": Metric("IoU", iou, True, 0, 1, "", "", ("boxes", "masks")),
     "max_box_acc": Metric(
         "MaxBoxAcc", max_box_acc, True, 0, 1, "", "https://arxiv.org/abs/2001.07437", ("boxes",)
     ),
 }  # fmt: skip
+
+
+def metric_of(text: str) -> Metric:
+    """Return the metric that text names, with options after colons, as methods are named.
+
+    Args:
+        text (str): ``name:option=value:option=value``; values are Python literals or plain words.
+
+    Returns:
+        *Metric* whose function has these options, and whose title names them.
+
+    Raises:
+        ValueError: if there is no such metric or option, naming the closest ones.
+
+    Examples::
+
+        >>> metric_of("keep_at_area:background=noise").title
+        'Keep at area background=noise'
+        >>> metric_of("adcc") is METRICS["adcc"]
+        True
+    """
+    name, *assignments = text.strip().split(":") if isinstance(text, str) else (text,)
+    if name not in METRICS:
+        known = ", ".join(sorted(METRICS))
+        raise ValueError(f"no metric {name!r}{closest(str(name), METRICS)}; known: {known}")
+    metric = METRICS[name]
+    if not assignments:
+        return metric
+    parameters = inspect.signature(metric.function).parameters.values()
+    takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    options = {}
+    for assignment in assignments:
+        option, equals, value = assignment.partition("=")
+        if not equals or option not in takes:
+            raise ValueError(
+                f"{text!r}: {assignment!r} is no option=value of {name}{closest(option, takes)}; "
+                f"it takes {', '.join(takes)}"
+            )
+        options[option] = _value(value)
+    return metric._replace(
+        title=" ".join([metric.title, *assignments]),
+        function=functools.partial(metric.function, **options),
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
