@@ -5,9 +5,9 @@ import torch
 
 from tests.methods import in_turn
 from tests.networks import NETWORKS, TARGETS
-from tests.oracles import features, gradient, masks
+from tests.oracles import features, gradient, masks, searched
 
-ORACLES = gradient.ORACLES | masks.ORACLES | features.ORACLES
+ORACLES = gradient.ORACLES | masks.ORACLES | features.ORACLES | searched.ORACLES
 CASES = [(name, number) for name in ORACLES for number in range(len(ORACLES[name].options))]
 
 

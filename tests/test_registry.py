@@ -12,7 +12,7 @@ from captum_unioncam.commands import main as cli
 from captum_unioncam.commands.methods import methods_table
 from tests.methods import OURS
 from tests.networks import NETWORKS
-from tests.oracles import features, gradient, masks
+from tests.oracles import features, gradient, masks, searched
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -60,9 +60,9 @@ def test_names_and_classes():
 
 
 def test_every_method_has_an_oracle():
-    compared = gradient.ORACLES.keys() | masks.ORACLES.keys() | features.ORACLES.keys()
-    assert compared | ORACLES_ELSEWHERE == set(METHODS)
-    for name, oracle in (gradient.ORACLES | masks.ORACLES | features.ORACLES).items():
+    oracles = gradient.ORACLES | masks.ORACLES | features.ORACLES | searched.ORACLES
+    assert oracles.keys() | ORACLES_ELSEWHERE == set(METHODS)
+    for name, oracle in oracles.items():
         assert oracle.cls is METHODS[name].cls
 
 

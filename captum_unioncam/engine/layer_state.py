@@ -1,6 +1,6 @@
 """What a layer says about the clean inputs, and what can be asked of it further."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,14 +28,14 @@ class SharedMeasurements:
 
     Attributes:
         states (list): per target, one state for each tensor of the layer.
-        tables (dict): by layer tensor and budget, scores of its channels as masks, one table
-            per target.
+        tables (dict): by layer tensor and what masks, scores of masked inputs, one table per
+            target.
         seen (ShapesSeen): what the model's convolutions and pooling gave on the clean inputs.
         scorers (dict): by the inputs that are masked, what masks them; several layers may share it.
     """
 
     states: list[tuple["LayerState", ...]] = field(default_factory=list)
-    tables: dict[tuple[int, int | None], list[MaskScores]] = field(default_factory=dict)
+    tables: dict[tuple[int, Hashable], list[MaskScores]] = field(default_factory=dict)
     seen: ShapesSeen = field(default_factory=ShapesSeen)
     scorers: dict[tuple[bool, ...], MaskScorer] = field(default_factory=dict)
 
@@ -100,12 +100,20 @@ class LayerState:
         Returns:
             *MaskScores* of this state's target, each (N, C).
         """
-        tables, key = self.shared.tables, (self.position, max_masks)
+        return self.scores_once(max_masks, self.activations, max_masks)
+
+    def scores_once(self, name: Hashable, maps: Tensor, max_masks: int | None = None) -> MaskScores:
+        """Score maps that no target decides on, once for all targets and methods that ask.
+
+        Args:
+            name (Hashable): what tells these maps of the layer from others that are scored so.
+            maps (Tensor): maps of shape (N, K, *spatial).
+            max_masks (int, optional): as in `channel_scores`. Default: None
+        """
+        tables, key = self.shared.tables, (self.position, name)
         if key not in tables:
             targets = [states[self.position].target for states in self.shared.states]
-            tables[key] = self.masks.score_for(
-                targets, self.activations, show=True, max_masks=max_masks
-            )
+            tables[key] = self.masks.score_for(targets, maps, show=True, max_masks=max_masks)
         return tables[key][self.number]
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:

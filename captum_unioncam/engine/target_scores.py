@@ -232,6 +232,12 @@ class TargetScores:
         distribution = (classes >= 0).all(1) & ((classes.sum(1) - 1).abs() <= _rounding(classes))
         return cls(score, index, distribution, tuple(output.shape[1:]))
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether f_c is a probability: of a class among several."""
+        has_classes = bool(self.shape) and self.shape[0] > 1
+        return self.score == "probability" and self.functions is None and has_classes
+
     def read(self, output: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `target_score` does of whatever the network returned, unchecked as yet."""
         return self.target_score(output_as_read(self.functions, output, len(rows)), rows)

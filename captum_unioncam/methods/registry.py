@@ -24,6 +24,7 @@ from captum_unioncam.methods.layer_cam import LayerCAM
 from captum_unioncam.methods.legrad import LayerLeGrad
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
+from captum_unioncam.methods.regression_cam import LayerRegressionCAM
 from captum_unioncam.methods.rise import RISE
 from captum_unioncam.methods.score_cam import LayerScoreCAM
 from captum_unioncam.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMPlusPlus
@@ -99,6 +100,7 @@ METHODS: dict[str, Method] = {
     "grad++scorecam": _own(LayerGradPlusPlusScoreCAM),
     "unioncam": _own(LayerUnionCAM),
     "fusioncam": _own(LayerFusionCAM),
+    "regressioncam": _own(LayerRegressionCAM),
     "ones": _own(LayerOnesCAM),
     "random": _own(LayerRandomCAM),
     "center": _own(LayerCenterCAM),
@@ -126,6 +128,7 @@ __all__ = [
     "LayerOriginalCAM",
     "LayerRandomCAM",
     "LayerReciproCAM",
+    "LayerRegressionCAM",
     "LayerSSCAM",
     "LayerScoreCAM",
     "LayerSmoothGradCAMPlusPlus",

@@ -1,0 +1,119 @@
+"""Maps that are regressed or searched for, written down from their formulas, mask by mask."""
+
+import math
+
+import torch
+
+from captum_unioncam import LayerRegressionCAM
+from tests.oracles.common import (
+    Oracle,
+    activations_and_gradients,
+    logit,
+    min_max,
+    probability,
+    upsample,
+)
+from tests.oracles.masks import blurred, masked
+from tests.oracles.union_cam import denoised, scaled
+
+
+def z(values):
+    centred = values - values.mean()
+    return centred / centred.pow(2).mean().sqrt() if values.max() > values.min() else centred * 0
+
+
+def log_odds(p):
+    """The log-odds of a probability that is known as well as single precision tells it."""
+    single = torch.finfo(torch.float32)
+    return math.log(max(p, single.tiny)) - math.log(max(1 - p, single.eps))
+
+
+def ranks(m):
+    """1 for the largest value, 0 for the smallest; equal ones in one random order."""
+    values = m.flatten().tolist()
+    mixed = torch.randperm(len(values), generator=torch.Generator().manual_seed(0)).tolist()
+    order = sorted(range(len(values)), key=lambda i: (-values[i], mixed.index(i)))
+    ranked = torch.zeros(len(values), dtype=m.dtype)
+    for place, i in enumerate(order):
+        ranked[i] = 1 - place / (len(values) - 1)
+    return ranked.reshape(m.shape)
+
+
+def spanning(masks, count):
+    """Masks whose score is least certain, given noisy scores of those before, one by one."""
+    B = torch.stack([m.flatten() for m in masks])
+    B = B - B.mean(0)
+    G, chosen = B @ B.T, []
+    noisy = G + G.diagonal().mean() * torch.eye(len(B), dtype=B.dtype)
+
+    def variance(k):
+        if not chosen:
+            return G[k, k]
+        known = torch.linalg.inv(noisy[chosen][:, chosen])
+        return G[k, k] - G[k, chosen] @ known @ G[chosen, k]
+
+    while len(chosen) < min(count, len(B)):
+        chosen.append(max(set(range(len(B))) - set(chosen), key=variance))
+    return [masks[k] for k in chosen]
+
+
+def regression_cam(
+    net, layer, x, target, pairs=128, prior="denoised", penalties=(8.0, 3.0, 24.0), select=True,
+    baselines=0.0, score="probability",
+):  # fmt: skip
+    A, W = activations_and_gradients(net, layer, x, target)
+    size = x.shape[2:]
+    f = logit if score == "logit" else probability
+    D = torch.zeros_like(A[0]) if prior is None else denoised(A, W, 10.0, "all", "sum")
+    masks = []
+    for a in A:
+        m = min_max(a)
+        if a.max() > a.min() and not any(torch.equal(m, other) for other in masks):
+            masks.append(m)
+    masks = spanning(masks, pairs)
+    rows, p = [], []
+    for m in masks:
+        shown = min_max(upsample(m, size))
+        for values, visible in ((m, shown), (1 - m, 1 - shown)):
+            rows.append(values.flatten())
+            p.append(f(net, masked(x, visible, baselines), target))
+    X = torch.stack(rows)
+    X = X - X.mean(0)
+    p = torch.tensor(p, dtype=x.dtype)
+    odds = p if score == "logit" else torch.tensor([log_odds(one) for one in p.tolist()])
+    y = z(odds.to(x.dtype)) + z(p)
+    d = z(D.flatten())
+    K = torch.eye(len(d), dtype=x.dtype) + 3 * torch.outer(d, d)
+    variance = (X @ X.T).diagonal().mean()
+    candidates = [] if prior is None else [scaled(D, size)]
+    for penalty in penalties:
+        inverse = torch.linalg.inv(X @ K @ X.T / variance + penalty * torch.eye(len(X)).to(X))
+        candidates.append((K @ X.T @ inverse @ y / variance).reshape(D.shape))
+    if not select:
+        return candidates[-len(penalties)]
+    blur = blurred(x)
+
+    def S(M):
+        v, r, total = min_max(upsample(M, size)), ranks(upsample(M, size)), 0.0
+        if M.max() == M.min():
+            return 0.0
+        for shown, behind in ((v, baselines), (r, baselines), (r, blur)):
+            total += f(net, masked(x, shown, behind), target)
+            total -= f(net, masked(x, 1 - shown, behind), target)
+        return total
+
+    return max(candidates, key=S)
+
+
+ORACLES = {
+    "regressioncam": Oracle(
+        LayerRegressionCAM,
+        regression_cam,
+        [
+            {},
+            {"select": False, "pairs": 3},
+            {"prior": None, "pairs": 5, "penalties": (2.0, 50.0)},
+            {"score": "logit", "baselines": -0.5, "select": False},
+        ],
+    ),
+}
