@@ -213,8 +213,8 @@ def test_only_one_chunk_of_masks_exists_at_a_time():
         return pixel_sum(rows)
 
     deletion(forward, x, attr, step=1, perturbations_per_eval=4)
-    # The clean inputs, then 2 x 31 rows in chunks of 4 x 2.
-    assert seen == [2, *[8] * 7, 6]
+    # The clean inputs, both ends, then 2 x 29 rows in chunks of 4 x 2.
+    assert seen == [2, 2, 2, *[8] * 7, 2]
 
 
 def test_pictures_of_two_sizes_change_together():

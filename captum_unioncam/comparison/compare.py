@@ -1,35 +1,41 @@
 """Several attributions of the same inputs, side by side, on one set of measurements."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_unioncam.comparison.compared_methods import (
+    ComparedMethod,
     Explainer,
     Methods,
     compared_methods_of,
     forward_func_of,
 )
+from captum_unioncam.comparison.data import Measured
+from captum_unioncam.comparison.grad_cam import LayersOfGradCAM
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import BaselineType, Score, check_flag, checked_request
 from captum_unioncam.engine.callable_targets import is_callable_target, target_name
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
-from captum_unioncam.engine.layer_state import evaluation_mode
+from captum_unioncam.engine.layer_state import evaluation_mode, scorer_of_all
 from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.engine.modules import model_behind
 from captum_unioncam.engine.request import copied
+from captum_unioncam.engine.scorer_choice import ScorerOption, name_of_scorer
 from captum_unioncam.engine.target_scores import (
     TargetScores,
     check_output,
     output_as_read,
     parse_target,
 )
-from captum_unioncam.metrics import metric_of
+from captum_unioncam.metrics import SharedScores, metric_of
+from captum_unioncam.scorers import Scorer
 
 DEFAULT_METRICS = ("average_drop", "average_increase", "insertion", "deletion")
 
@@ -47,6 +53,7 @@ def compare(
     metrics: Sequence[str] = DEFAULT_METRICS,
     metric_options: Mapping[str, Mapping[str, Any]] | None = None,
     perturbations_per_eval: int | None = None,
+    scorer: ScorerOption = None,
     show_progress: bool = False,
 ) -> Comparison:
     r"""Explain the same inputs with several methods and measure every map.
@@ -84,12 +91,19 @@ def compare(
             Default: None
         perturbations_per_eval (int, optional): at most this many times N rows in a forward;
             None fits the rows to the device. Default: None
+        scorer (Callable or str, optional): what changed inputs run through, in methods and
+            metrics alike, instead of forward_func: what :mod:`captum_unioncam.scorers` builds, its
+            name, or a callable of your own. It is compared with the model for every class; where
+            one deviates by more than is tolerated, the model runs them all. A name builds it for
+            this call; for several calls build it once. Methods with a `scorer` among their own
+            options keep that. Default: None
         show_progress (bool, optional): show a progress bar on stderr. Default: False
 
     Returns:
         *Comparison* with ``maps`` (label to (N, K, *spatial of the map), K classes), ``rows``
         (one per example, class and method, with every metric and what it cost), ``figure()``,
-        ``save()``, ``to_csv()`` and a readable repr.
+        ``save()``, ``to_csv()`` and a readable repr; with `scorer` also ``scorer`` and
+        ``deviation``, what ran the changed inputs and how far it was from the model.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -121,6 +135,7 @@ def compare(
         "baselines": baselines,
         "score": score,
         "perturbations_per_eval": perturbations_per_eval,
+        "scorer": scorer,
     }
     request = checked_request(
         model_func, None, inputs, None, additional_forward_args,
@@ -129,22 +144,35 @@ def compare(
     bar = progress if show_progress else NullProgress
     maps: dict[str, list[Tensor]] = {}
     details: dict[str, list[Any]] = {}
-    values: dict[str, list[dict[str, Tensor]]] = {}
+    values: dict[str, list[Measured]] = {}
     costs: dict[str, Cost] = {}
     with ExitStack() as stack:
         # All at once: two comparisons that took models one by one could wait for each other.
         used = [one for e in entries for one in (e.attribution, e.options.get("scorer"))]
-        stack.enter_context(exclusive_use(model_func, *used))
+        stack.enter_context(exclusive_use(model_func, request.scorer, *used))
         stack.enter_context(evaluation_mode(request))
-        model = model_behind(model_func)
-        watched = [] if model is None else [model]
         given = copied((*request.inputs, *request.extra))
-        output = model_func(*given)
+        layers = LayersOfGradCAM([entry.attribution for entry in entries])
+        with layers.watching(model_behind(model_func), request.num_examples):
+            output = model_func(*given)
+        entries = [
+            replace(entry, attribution=layers.fitting(entry.attribution, request.inputs))
+            for entry in entries
+        ]
         classes = _classes(target, output, request.num_examples)
         targets = [target for _, target in classes]
+        ran, deviation = model_func, None
+        if request.scorer_is_own and _are_changed(entries, wanted):
+            ran, deviation = scorer_of_all(request, targets)
+        # What was found to run all classes is not chosen again.
+        common["scorer"] = ran if request.scorer_is_own else None
+        watched = _watched(model_func, ran)
         # Only what takes long, masked or perturbed forwards, has a bar of its own.
         told = {**common, "show_progress": show_progress or None}
-        explainer = Explainer(stack, entries, inputs, targets, additional_forward_args, told)
+        explainer = Explainer(
+            stack, entries, inputs, targets, additional_forward_args, told,
+            returns_tensor=isinstance(output, Tensor),
+        )  # fmt: skip
         total = len(entries) * len(targets)
         with stack.enter_context(bar(desc="maps", total=total, unit="map")) as shown:
             for entry in entries:
@@ -157,15 +185,16 @@ def compare(
                         if found_beside is not None and not entry.part:
                             details.setdefault(entry.label, []).append(found_beside)
                         shown.update()
+        measured = [SharedScores() for _ in targets]
         with stack.enter_context(bar(desc="metrics", total=total, unit="map")) as shown:
             for entry in entries:
                 values[entry.label] = []
-                for number, one in enumerate(targets):
+                for number, (one, shared) in enumerate(zip(targets, measured, strict=True)):
                     found = _known(maps, values, entry.label, number, wanted)
                     if found is None:
                         found = _measured(
                             wanted, model_func, inputs, maps[entry.label][number],
-                            {**common, "target": one,
+                            {**common, "target": one, "shared": shared,
                              "additional_forward_args": additional_forward_args},
                             explainer.explanation_func(entry),
                         )  # fmt: skip
@@ -182,6 +211,8 @@ def compare(
         request.inputs,
         "probability" if _are_probabilities(targets, output, count) else "output",
         details,
+        name_of_scorer(ran, model_func) if request.scorer_is_own else "",
+        deviation,
     )
 
 
@@ -244,13 +275,28 @@ def _listed(names: Any, between: str = ", ") -> str:
     return between.join(sorted(names))
 
 
+def _are_changed(entries: Sequence[ComparedMethod], wanted: Iterable[str]) -> bool:
+    """Return whether methods or metrics take a scorer, which is not built for nothing."""
+    functions: list[Any] = [e.attribution.attribute for e in entries]
+    functions += [metric_of(name).function for name in wanted]
+    return any("scorer" in inspect.signature(one).parameters for one in functions)
+
+
+def _watched(model_func: Callable[..., Any], ran: Callable[..., Any]) -> list[nn.Module]:
+    """Return the modules whose rows are counted; none where some would be missed."""
+    # Rows of a scorer count as its model's.
+    models = [model_behind(one) for one in (model_func, ran) if not isinstance(one, Scorer)]
+    known = [one for one in models if one is not None]
+    return list(dict.fromkeys(known)) if len(known) == len(models) else []
+
+
 def _known(
     maps: Mapping[str, Sequence[Tensor]],
-    values: Mapping[str, Sequence[dict[str, Tensor]]],
+    values: Mapping[str, Sequence[Measured]],
     label: str,
     number: int,
     wanted: Mapping[str, Any],
-) -> dict[str, Tensor] | None:
+) -> Measured | None:
     """Return what an equal map of another method measured, as UnionCAM's and its region's."""
     if any("explanation_func" in metric_of(name).needs for name in wanted):
         return None
@@ -267,21 +313,27 @@ def _measured(
     maps: Tensor,
     common: Mapping[str, Any],
     explanation_func: Callable[..., Tensor],
-) -> dict[str, Tensor]:
-    """Measure one method's maps of one target, each metric (N,)."""
-    found = {}
+) -> Measured:
+    """Measure one method's maps of one target."""
+    found = Measured({}, {})
     for name, options in wanted.items():
         metric = metric_of(name)
         known = inspect.signature(metric.function).parameters
         given = {n: v for n, v in common.items() if n in known and v is not None}
         if "explanation_func" in known:
             given["explanation_func"] = explanation_func
+        has_curve = "return_curve" in known and "return_curve" not in options
+        if has_curve:
+            given["return_curve"] = True
         value = metric.function(forward_func, inputs, maps, **{**given, **options})
+        if has_curve:
+            value, curve = value
+            found.curves[name] = curve.cpu()
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"metric {name!r} gives more than its values with {options}; drop that"
             )
-        found[name] = value.cpu()
+        found.values[name] = value.cpu()
     return found
 
 

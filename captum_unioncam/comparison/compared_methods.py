@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import ClassActivationMap
-from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.arguments import closest, parse_baselines
 from captum_unioncam.engine.callable_targets import is_callable_target
 from captum_unioncam.engine.layer_state import LayerState, SharedMeasurements, measure_layer
 from captum_unioncam.engine.request import copied
@@ -147,9 +147,11 @@ class Explainer:
         targets: Sequence[Any],
         extra: Any,
         common: Mapping[str, Any],
+        *,
+        returns_tensor: bool = True,
     ) -> None:
         self.stack, self.inputs, self.targets = stack, inputs, targets
-        self.extra, self.common = extra, common
+        self.extra, self.common, self.returns_tensor = extra, common, returns_tensor
         self.needs_gradients = any(
             getattr(e.attribution, "needs_gradients", False) for e in entries
         )
@@ -186,6 +188,8 @@ class Explainer:
             if is_callable_target(given.get("target")) and not _is_ours(attribution):
                 attribution = _scored(attribution, given["target"])
                 given["target"] = None
+            elif not self.returns_tensor and not _is_ours(attribution):
+                attribution = _scored(attribution, None)
             with torch.inference_mode(False), torch.enable_grad():
                 found = attribution.attribute(copied(inputs), **given)
             if entry.part:
@@ -210,7 +214,7 @@ class Explainer:
             if name in known
             and value is not None
             and not (name == "baselines" and getattr(innermost, "brings_baselines", False))
-            and (name != "perturbations_per_eval" or _is_ours(entry.attribution))
+            and (name not in ("perturbations_per_eval", "scorer") or _is_ours(entry.attribution))
         }
         return {**shared, **entry.options}
 
@@ -222,6 +226,13 @@ class Explainer:
         request, options, _ = method.prepare(
             {**arguments, "additional_forward_args": self.extra, **own}
         )
+        # A method that masks nothing shares the clean pass of those that do.
+        known = method.options()
+        if "scorer" not in known and self.common.get("scorer") is not None:
+            request = replace(request, scorer=self.common["scorer"])
+        if "baselines" not in known:
+            baselines = parse_baselines(self.common.get("baselines"), request.inputs)
+            request = replace(request, baselines=baselines)
         # Tensors by identity: they are alive as long as the group that they describe.
         key = (
             method.forward_func, method.layer, request.attribute_to_layer_input, request.score,
@@ -252,7 +263,7 @@ class Explainer:
 
 
 def _scored(attribution: Any, target: Any) -> Any:
-    """Return a copy of Captum's attribution, of what a callable target makes of the output."""
+    """Return a copy of Captum's attribution, of the scores in the output or a target's of them."""
     scored = copy(attribution)
     inner = getattr(attribution, "attribution_method", None)
     if inner is not None:

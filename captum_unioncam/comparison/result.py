@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from captum_unioncam.comparison.data import ComparisonData
+from captum_unioncam.comparison.data import ComparisonData, Measured
 from captum_unioncam.comparison.text import aligned, numbers_of
 from captum_unioncam.engine.cost import Cost
 from captum_unioncam.files import written_whole
@@ -42,40 +42,60 @@ class Comparison(ComparisonData):
         quantity (str): what `probabilities` are: "probability", or "output" of a model that has
             one value per example.
         details (dict[str, list]): per method that returns details, those of every class.
+        scorer (str): what ran the changed inputs where a scorer was asked for: its name, or "model"
+            where it deviated too far; rows hold it as well. Else empty.
+        deviation (float, optional): the largest deviation of its scores from the model's, over the
+            classes, as a part of the largest score; None where nothing was compared.
+        curves (dict[str, dict[str, Tensor]]): per method and metric, the curve that the metric is
+            the area or the mean of, (N, K, points): of insertion, deletion and ROAD.
     """
 
     @classmethod
     def of(
         cls,
         maps: dict[str, Tensor],
-        values: Mapping[str, Sequence[Mapping[str, Tensor]]],
+        values: Mapping[str, Sequence[Measured]],
         costs: Mapping[str, Cost],
         probabilities: Tensor,
         classes: list[list[str]],
         inputs: tuple[Tensor, ...],
         quantity: str,
         details: dict[str, list[Any]],
+        scorer: str = "",
+        deviation: float | None = None,
     ) -> "Comparison":
         """Lay out what was measured, `values` per method and class, as rows."""
         parts = probabilities.numel()
+        ran = {"scorer": scorer, "deviation": deviation} if scorer else {}
         rows = [
             {
                 "example": n,
                 "class": classes[n][k],
                 "method": label,
                 "probability": float(probabilities[n, k]),
-                **{name: _plain(found[n]) for name, found in by_class[k].items()},
+                **{name: _plain(found[n]) for name, found in by_class[k].values.items()},
                 "forwards": _share(costs[label].forwards, parts),
                 "seconds": costs[label].seconds / parts,
                 "peak_bytes": costs[label].peak_bytes,
+                **ran,
                 **(_numbers(details[label][k], n) if label in details else {}),
             }
             for n in range(len(classes))
             for k in range(len(classes[n]))
             for label, by_class in values.items()
         ]
-        metrics = tuple(next(iter(values.values()))[0])
-        return cls(maps, rows, metrics, classes, probabilities, inputs, quantity, details)
+        metrics = tuple(next(iter(values.values()))[0].values)
+        curves = {
+            label: {
+                name: torch.stack([found.curves[name] for found in by_class], dim=1)
+                for name in by_class[0].curves
+            }
+            for label, by_class in values.items()
+        }
+        return cls(
+            maps, rows, metrics, classes, probabilities, inputs, quantity, details, scorer,
+            deviation, curves,
+        )  # fmt: skip
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one row per method: means over examples and classes of every number.
@@ -121,6 +141,36 @@ class Comparison(ComparisonData):
 
         save(self.figure(**arguments), Path(path))
 
+    def to_html(
+        self,
+        path: str | Path,
+        pictures: Tensor | None = None,
+        *,
+        names: Callable[[str], str] | None = None,
+        heading: str = "",
+    ) -> None:
+        """Write one HTML file that shows everything, by itself and without a network.
+
+        It holds every map over its picture, with sliders for opacity and threshold, the curves of
+        insertion and deletion, and all rows as a table that can be sorted. Inputs that are no
+        images have numbers alone. A notebook shows the same for a comparison's first classes.
+
+        Args:
+            path (str or Path): the file to write.
+            pictures (Tensor, optional): as in `figure`. Default: None
+            names (Callable, optional): as in `figure`. Default: None
+            heading (str, optional): title of the page, and lines below it. Default: ""
+
+        Raises:
+            ModuleNotFoundError: without matplotlib or Pillow, parts of the extra ``demo``.
+            ValueError: if `pictures` do not fit the inputs.
+        """
+        from captum_unioncam.comparison.html import Shown, report
+
+        page = report([Shown(self, pictures)], self.summary(), names or str, heading)
+        with written_whole(Path(path)) as partial:
+            partial.write_text(page, encoding="utf-8")
+
     def __repr__(self) -> str:
         return "\n".join([self._caption(), *aligned(*self._table())])
 
@@ -132,13 +182,22 @@ class Comparison(ComparisonData):
             for line in lines
         )
         caption = html.escape(self._caption())
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+        table = f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+        # Where frames are not shown, or the extra is missing, the table is.
+        try:
+            from captum_unioncam.comparison.html import framed
+        except ModuleNotFoundError:
+            return table
+        return table + framed(self, self.summary())
 
     def _caption(self) -> str:
         examples, classes = self.probabilities.shape
+        ran = f"; changed inputs run by {self.scorer}" if self.scorer else ""
+        if self.deviation is not None:
+            ran += f", scores at most {self.deviation:.1e} of the largest off"
         return (
             f"{len(self.maps)} methods, {examples} example{'s' * (examples > 1)}, "
-            f"{classes} class{'es' * (classes > 1)} each; means"
+            f"{classes} class{'es' * (classes > 1)} each{ran}; means"
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:

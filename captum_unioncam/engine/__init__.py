@@ -46,6 +46,7 @@ from captum_unioncam.engine.options import (
 )
 from captum_unioncam.engine.randomness import check_seed, generator_of
 from captum_unioncam.engine.request import Request, checked_request
+from captum_unioncam.engine.scorer_choice import NamedScorer
 from captum_unioncam.engine.target_scores import Score
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "MaskScorer",
     "MaskScores",
     "MaxMasks",
+    "NamedScorer",
     "NotNegative",
     "Number",
     "PathOptions",

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_unioncam.scorers.scorer import rows_told
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -19,7 +21,8 @@ class Cost:
     """What was spent inside `measured_cost`.
 
     Attributes:
-        forwards (int, optional): rows that went through the watched models; None if none was.
+        forwards (int, optional): rows that went through the watched models, or scorers of them;
+            None if none was watched.
         seconds (float): time by the wall clock, the device's queue being empty at both ends.
         peak_bytes (int, optional): largest increase in memory during the block: allocated by
             torch on a CUDA device, resident for a process on a CPU (Linux; None elsewhere).
@@ -40,7 +43,12 @@ def measured_cost(models: Iterable[nn.Module], device: torch.device) -> Iterator
         x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         rows += 0 if x is None or not x.dim() else len(x)
 
+    def count_scored(model: nn.Module, scored: int) -> None:
+        nonlocal rows
+        rows += scored if any(model is one for one in models) else 0
+
     with ExitStack() as stack:
+        stack.enter_context(rows_told(count_scored))
         for model in models:
             handle = model.register_forward_pre_hook(count, with_kwargs=True)
             stack.callback(handle.remove)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,15 @@ from captum_unioncam.engine.locks import cached_property, exclusive_use
 from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.request import Request, copied
-from captum_unioncam.engine.target_scores import TargetScores, at_least_float32, output_as_read
+from captum_unioncam.engine.row_stream import RowStream
+from captum_unioncam.engine.target_scores import (
+    TargetScores,
+    at_least_float32,
+    output_as_read,
+    parse_target,
+)
 from captum_unioncam.engine.warn import warn
+from captum_unioncam.scorers import Scorer
 
 
 @dataclass
@@ -207,18 +215,33 @@ def evaluation_mode(request: Request) -> Iterator[None]:
             yield
 
 
+@dataclass
+class SharedInputs:
+    """What measurements of the same inputs, target, score and scorer have in common.
+
+    Attributes:
+        target (TargetScores, optional): reads outputs, as the clean pass has fixed it.
+        stream (RowStream, optional): forwards changed inputs.
+        known (dict): what was measured besides, by keys of who measured it.
+    """
+
+    target: TargetScores | None = None
+    stream: RowStream | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
+
+
 @contextmanager
-def measure_inputs(request: Request) -> Iterator[MaskScorer]:
+def measure_inputs(request: Request, shared: SharedInputs | None = None) -> Iterator[MaskScorer]:
     """Run the clean inputs once and yield what scores masks of them, where no layer is involved.
 
     Inside the block the model is as in `measure_layer`. Masked are the floating point inputs of the
-    first one's rank, which must be 3 to 5.
+    first one's rank, which must be 3 to 5. Measurements with the same `shared` run the clean inputs
+    once together.
     """
+    shared = SharedInputs() if shared is None else shared
     with evaluation_mode(request):
-        copies, extra = copied(request.inputs), copied(request.extra)
-        output = output_as_read(
-            request.target, run_forward(request.forward_func, copies, None, extra), len(copies[0])
-        )
+        if shared.target is None:
+            shared.target = _clean_target(request)
         like = next(
             (x for x in request.inputs if x.is_floating_point() and 3 <= x.dim() <= 5), None
         )
@@ -228,11 +251,43 @@ def measure_inputs(request: Request) -> Iterator[MaskScorer]:
                 "no input can be masked: one must be floating point with 3 to 5 dimensions, "
                 f"(N, C, L) to (N, C, D, H, W); got {kinds}"
             )
-        target = TargetScores.from_output(request.score, request.target, output)
-        if target.functions is not None:
-            values = target.raw(output, torch.arange(request.num_examples))
-            check_clean_values(target.functions, output, values)
-        yield MaskScorer(request, check.maskable(request.inputs, like), request.baselines, target)
+        masked = check.maskable(request.inputs, like)
+        scorer = MaskScorer(request, masked, request.baselines, shared.target, shared.stream)
+        shared.stream = scorer.stream
+        yield scorer
+
+
+def scorer_of_all(
+    request: Request, targets: Sequence[Any]
+) -> tuple[Callable[..., Any], float | None]:
+    """Return what runs changed inputs for all targets: the request's scorer, or else the model.
+
+    Returns:
+        *tuple* of the callable, and the largest deviation of its scores from the model's; None
+        for what is not compared.
+    """
+    found, deviations = [], []
+    for target in targets:
+        one = replace(request, target=parse_target(target, request.num_examples))
+        with measure_inputs(one) as masks:
+            found.append(masks.stream.scorer)
+        if isinstance(found[-1], Scorer) and found[-1].deviation is not None:
+            deviations.append(found[-1].deviation)
+    if any(one is not found[0] for one in found):
+        return request.forward_func, None
+    return found[0], max(deviations, default=None)
+
+
+def _clean_target(request: Request) -> TargetScores:
+    """Run the clean inputs and return what reads the target of any output."""
+    copies, extra = copied(request.inputs), copied(request.extra)
+    output = run_forward(request.forward_func, copies, None, extra)
+    output = output_as_read(request.target, output, request.num_examples)
+    target = TargetScores.from_output(request.score, request.target, output)
+    if target.functions is not None:
+        values = target.raw(output, torch.arange(request.num_examples))
+        check_clean_values(target.functions, output, values)
+    return target
 
 
 def _state(

@@ -68,6 +68,7 @@ class MaskScorer:
         masked (tuple[bool, ...]): which of the inputs are masked; the others pass.
         baselines (tuple): what replaces each masked-out input, a number or a tensor.
         target (TargetScores): what is read from an output.
+        stream (RowStream, optional): that of another scorer of the same inputs. Default: None
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class MaskScorer:
         masked: tuple[bool, ...],
         baselines: tuple[Tensor | int | float, ...],
         target: TargetScores,
+        stream: RowStream | None = None,
     ) -> None:
         self.request, self.masked, self.target = request, masked, target
         example = next(x for x, is_masked in zip(request.inputs, masked, strict=True) if is_masked)
         self.device = example.device
-        self.stream = RowStream(request, example)
+        self.stream = stream or RowStream(request, example)
         # What a masked input and its baseline are blended from; None where nothing is masked.
         self._sources = [
             (

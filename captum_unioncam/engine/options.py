@@ -1,7 +1,7 @@
 """Options of `attribute`: types that carry their own check, and those that many methods share."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args, get_origin
 
@@ -18,6 +18,7 @@ from captum_unioncam.engine.arguments import (
 from captum_unioncam.engine.captum_compat import BaselineType
 from captum_unioncam.engine.layout import LayoutOption
 from captum_unioncam.engine.randomness import check_seed
+from captum_unioncam.engine.scorer_choice import ScorerOption
 from captum_unioncam.engine.target_scores import Score
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -59,7 +60,7 @@ class InputOptions(PerturbationOptions, total=False):
     """Options of every method that scores changed inputs."""
 
     baselines: BaselineType
-    scorer: Callable[..., Any] | str | None
+    scorer: ScorerOption
 
 
 class FeatureOptions(LayerOptions, PerturbationOptions, total=False):
@@ -116,10 +117,12 @@ perturbations_per_eval (int, optional): at most this many times N rows in a forw
     "scorer": SharedOption(
         None,
         """\
-scorer (Callable, optional): what masked inputs run through instead of forward_func,
-    such as a compiled, frozen, half-precision or distributed copy of the model;
-    gradients and hooks stay on forward_func. Inputs are converted to the dtype of a
-    module's parameters; scores are kept in float32 or better. Default: None
+scorer (Callable or str, optional): what masked inputs run through instead of
+    forward_func, such as a compiled, frozen, half-precision or distributed copy of the
+    model, or the name of one that :mod:`captum_unioncam.scorers` builds ("auto" takes
+    the fastest that agrees); gradients and hooks stay on forward_func. Inputs are
+    converted to the dtype of a module's parameters; scores are kept in float32 or
+    better. Default: None
 """,
     ),
     "show_progress": SharedOption(

@@ -11,7 +11,7 @@ from captum_unioncam.engine.callable_targets import check_score_of
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.layout import LayoutOption, Layouts, Name, parse_layout
 from captum_unioncam.engine.modules import check_layer, describe_layer
-from captum_unioncam.engine.scorer_choice import NamedScorer
+from captum_unioncam.engine.scorer_choice import NamedScorer, ScorerOption
 from captum_unioncam.engine.target_scores import Score, parse_target
 
 
@@ -104,7 +104,7 @@ def checked_request(
     score: Score = "probability",
     perturbations_per_eval: int | None = None,
     description: str | None = None,
-    scorer: Callable[..., Any] | NamedScorer | str | None = None,
+    scorer: ScorerOption = None,
     layout: LayoutOption = None,
 ) -> Request:
     """Check the arguments of an `attribute` and return them as a Request, before any forward.

@@ -101,6 +101,10 @@ class NamedScorer:
         return kept
 
 
+# What the option `scorer` takes.
+ScorerOption = Callable[..., Any] | NamedScorer | str | None
+
+
 def chosen_scorer(request: "Request", run: RunRows) -> Callable[..., Any]:
     """Return what runs the changed inputs of a request; the model where a scorer deviates.
 
@@ -117,6 +121,13 @@ def chosen_scorer(request: "Request", run: RunRows) -> Callable[..., Any]:
     if isinstance(request.scorer, Scorer):
         return agreeing(request.scorer, request, run)
     return request.scorer
+
+
+def name_of_scorer(ran: Callable[..., Any], model: Callable[..., Any]) -> str:
+    """Return what tables call what ran changed inputs."""
+    if isinstance(ran, Scorer):
+        return ran.name
+    return "model" if ran is model else getattr(ran, "__name__", type(ran).__name__)
 
 
 def agreeing(scorer: Scorer, request: "Request", run: RunRows) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from captum_unioncam.metrics.mosaic import (
 from captum_unioncam.metrics.protocols import PROTOCOLS, Protocol, protocol_arguments
 from captum_unioncam.metrics.registry import METRICS, Metric, metric_of
 from captum_unioncam.metrics.remove_and_debias import road
+from captum_unioncam.metrics.shared import SharedScores
 from captum_unioncam.metrics.stability import parameter_randomisation
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PROTOCOLS",
     "Metric",
     "Protocol",
+    "SharedScores",
     "adcc",
     "arcc",
     "average_drop",

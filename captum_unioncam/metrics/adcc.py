@@ -62,6 +62,7 @@ def coherency(
         torch.Size([2])
     """
     _check_explanation(explanation_func, explanation_kwargs)
+    options["scorer"] = None
     measured = evaluation("coherency", forward_func, inputs, attributions, **options)
     with exclusive_use(forward_func, explanation_func), measured as evaluated:
         explained = _explained(evaluated, inputs, explanation_func, explanation_kwargs, options)
@@ -94,6 +95,7 @@ def complexity(
         >>> complexity(forward, torch.ones(1, 1, 2, 2), attr)
         tensor([0.3750])
     """
+    options["scorer"] = None
     with evaluation("complexity", forward_func, inputs, attributions, **options) as evaluated:
         return shown_share(evaluated.maps)
 

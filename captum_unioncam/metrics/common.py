@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from captum_unioncam.engine import (
 )
 from captum_unioncam.engine.maps import extrema, min_max, resize
 from captum_unioncam.metrics.options import DEFAULTS, EvaluationOptions, Forward, Inputs, Maps
+from captum_unioncam.metrics.shared import SharedScores, once
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,28 @@ class Evaluation:
             better.
         scorer (MaskScorer): scores masked inputs; `scorer.target` reads any output and
             `scorer.stream` forwards any rows.
+        baselines (Any): the baselines as they were given; tells them from others in what is known.
+        of_inputs (dict): what is known of the inputs, shared by metrics.
+        of_maps (dict): what is known of the maps, shared by metrics.
     """
 
     request: Request
     maps: Tensor
     scorer: MaskScorer
+    baselines: Any = None
+    of_inputs: dict[Any, Any] = field(default_factory=dict)
+    of_maps: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> Tensor:
         """The number of every example, (N,)."""
         return torch.arange(len(self.maps), device=self.scorer.device)
+
+    @property
+    def ranks(self) -> Tensor:
+        """Every pixel's place in the map's order, as `pixel_ranks` returns it."""
+        ranks: Tensor = once(self.of_maps, "ranks", lambda: pixel_ranks(self.maps))
+        return ranks
 
     def masked_scores(
         self, rows: Tensor, masks: Callable[[slice], Tensor], *, show: bool = True
@@ -72,11 +86,13 @@ class Evaluation:
             )
         return scores
 
-    def scores_under(self, *masks: Tensor) -> list[Tensor]:
+    def scores_under(self, *masks: Tensor | int) -> list[Tensor]:
         """Score every example under its mask in each stack, all of them in equal chunks.
 
         Args:
-            masks (Tensor): masks in [0, 1] at the size of the inputs, (N, 1, *spatial).
+            masks (Tensor or int): masks in [0, 1] at the size of the inputs, (N, 1, *spatial); or
+                1, which shows the inputs, or 0, which shows the baselines. What another metric has
+                measured is not measured again.
 
         Returns:
             *list* of scores f_c, each (N,), in float32 or better. Rounding that depends on the
@@ -88,10 +104,24 @@ class Evaluation:
         stream = self.scorer.stream
         while True:
             step = stream.step
-            scores = [self.masked_scores(self.rows, made.__getitem__) for made in masks]
+            scores = [self._score_under(mask, step) for mask in masks]
             # Chunks that were halved for want of memory in between differ by rounding: once more.
             if stream.step == step:
                 return scores
+
+    def _score_under(self, mask: Tensor | int, step: int) -> Tensor:
+        is_map = isinstance(mask, Tensor)
+        # What everything is shown of, baselines are not seen in.
+        shown = None if not is_map and mask == 1 else self.baselines
+        made = mask if isinstance(mask, Tensor) else torch.full_like(self.maps, mask)
+        key = "score", id(mask) if is_map else mask, id(shown), step
+        # Held with the score, so that the numbers stay theirs.
+        _, _, score = once(
+            self.of_maps if is_map else self.of_inputs,
+            key,
+            lambda: (mask, shown, self.masked_scores(self.rows, made.__getitem__)),
+        )
+        return cast(Tensor, score)
 
     def masked_inputs(self) -> tuple[Tensor, ...]:
         """Return the inputs as they look under their maps, in the usual layout."""
@@ -123,6 +153,11 @@ def evaluation(
     """
     show_progress = options.get("show_progress", False)
     check_flag("show_progress", show_progress)
+    shared = options.get("shared")
+    if shared is None:
+        shared = SharedScores()
+    elif not isinstance(shared, SharedScores):
+        raise TypeError(f"shared must be SharedScores() or None, got {type(shared).__name__}")
     request = checked_request(
         forward_func,
         None,
@@ -133,10 +168,21 @@ def evaluation(
         score=options.get("score", DEFAULTS["score"]),
         perturbations_per_eval=options.get("perturbations_per_eval"),
         description=name if show_progress else None,
+        scorer=options.get("scorer"),
     )
-    with measure_inputs(request) as scorer:
-        maps = prepared_maps(attributions, request.num_examples, scorer.sizes[0])
-        yield Evaluation(request, maps.to(scorer.device), scorer)
+    alike = ("target", "additional_forward_args", "score", "perturbations_per_eval", "scorer")
+    of_inputs = shared.of_inputs(forward_func, inputs, *(options.get(one) for one in alike))
+    of_maps = shared.of_maps(of_inputs, attributions)
+    with measure_inputs(request, of_inputs) as scorer:
+        maps = once(
+            of_maps,
+            "maps",
+            lambda: prepared_maps(attributions, request.num_examples, scorer.sizes[0]).to(
+                scorer.device
+            ),
+        )
+        given = options.get("baselines")
+        yield Evaluation(request, maps, scorer, given, of_inputs.known, of_maps)
 
 
 def prepared_maps(

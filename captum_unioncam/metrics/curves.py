@@ -11,8 +11,9 @@ from typing_extensions import Unpack
 
 from captum_unioncam.baselines import blurred_as_in_rise
 from captum_unioncam.engine import BaselineType, MaskScorer, check_flag, check_number
-from captum_unioncam.metrics.common import Evaluation, evaluation, pixel_ranks
+from captum_unioncam.metrics.common import Evaluation, evaluation
 from captum_unioncam.metrics.options import EvaluationOptions, Forward, Inputs, Maps, metric
+from captum_unioncam.metrics.shared import once
 
 # RISE changes 8 x 224 of 224 x 224 pixels at a time.
 RISE_STEPS = 28
@@ -61,7 +62,7 @@ def deletion(
     """
     _check_curve(step, return_curve)
     with evaluation("deletion", forward_func, inputs, attributions, **options) as evaluated:
-        scores = _curve(evaluated, step, torch.ge)
+        scores = _curve(evaluated, step, torch.ge, (1, 0))
         areas = _area(scores)
     return (areas, scores) if return_curve else areas
 
@@ -115,7 +116,7 @@ def insertion(
     with evaluation("insertion", forward_func, inputs, attributions, **options) as evaluated:
         if start is None:
             evaluated = _from_blurred(evaluated, blur_size, blur_stdev)
-        scores = _curve(evaluated, step, torch.lt)
+        scores = _curve(evaluated, step, torch.lt, (0, 1))
         areas = _area(scores)
     return (areas, scores) if return_curve else areas
 
@@ -127,7 +128,10 @@ def _check_curve(step: Any, return_curve: Any) -> None:
 
 
 def _curve(
-    evaluated: Evaluation, step: int | None, shows_input: Callable[[Tensor, Tensor], Tensor]
+    evaluated: Evaluation,
+    step: int | None,
+    shows_input: Callable[[Tensor, Tensor], Tensor],
+    ends: tuple[int, int],
 ) -> Tensor:
     """Return the scores as more and more pixels change, (N, T + 1).
 
@@ -135,8 +139,9 @@ def _curve(
         evaluated (Evaluation): what to score.
         shows_input (Callable): compares the places of pixels in the map's order with how many
             have changed, and returns which of them show the input.
+        ends (tuple[int, int]): the masks that it begins and ends with, whatever the map.
     """
-    ranks = pixel_ranks(evaluated.maps)
+    ranks = evaluated.ranks
     pixels = ranks.shape[1]
     if step is None:
         step = math.ceil(pixels / RISE_STEPS)
@@ -145,7 +150,7 @@ def _curve(
             f"step={step} is more than the {pixels} pixels of these inputs, so that the order of "
             "the map would not matter; None takes a 28th of them"
         )
-    changed = step * torch.arange(math.ceil(pixels / step) + 1, device=ranks.device)
+    changed = step * torch.arange(1, math.ceil(pixels / step), device=ranks.device)
     rows = evaluated.rows.repeat_interleave(len(changed))
     changed = changed.repeat(len(ranks))
 
@@ -153,7 +158,9 @@ def _curve(
         shown = shows_input(ranks[rows[chunk]], changed[chunk, None])
         return shown.to(evaluated.maps.dtype).reshape(-1, *evaluated.maps.shape[1:])
 
-    return evaluated.masked_scores(rows, masks).reshape(len(ranks), -1)
+    first, last = evaluated.scores_under(*ends)
+    between = evaluated.masked_scores(rows, masks).reshape(len(ranks), -1)
+    return torch.cat([first[:, None], between.to(first), last[:, None]], dim=1)
 
 
 def _area(scores: Tensor) -> Tensor:
@@ -164,8 +171,13 @@ def _area(scores: Tensor) -> Tensor:
 def _from_blurred(evaluated: Evaluation, size: int, stdev: float) -> Evaluation:
     """Return the evaluation with blurred inputs as what masked-out parts show."""
     old = evaluated.scorer
-    starts = tuple(
-        blurred_as_in_rise(x, size, stdev) if is_masked else 0
-        for x, is_masked in zip(evaluated.request.inputs, old.masked, strict=True)
+    starts = once(
+        evaluated.of_inputs,
+        ("blurred", size, stdev),
+        lambda: tuple(
+            blurred_as_in_rise(x, size, stdev) if is_masked else 0
+            for x, is_masked in zip(evaluated.request.inputs, old.masked, strict=True)
+        ),
     )
-    return replace(evaluated, scorer=MaskScorer(evaluated.request, old.masked, starts, old.target))
+    scorer = MaskScorer(evaluated.request, old.masked, starts, old.target, old.stream)
+    return replace(evaluated, scorer=scorer, baselines=starts)

@@ -3,12 +3,12 @@
 import numbers
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from captum_unioncam.metrics.common import Evaluation, evaluation, pixel_ranks
+from captum_unioncam.metrics.common import Evaluation, evaluation
 from captum_unioncam.metrics.options import EvaluationOptions, Forward, Inputs, Maps, metric
+from captum_unioncam.metrics.shared import once
 
 USE_PROBABILITIES = "use score='probability', or for a network of one output score=torch.sigmoid"
 
@@ -42,6 +42,7 @@ def beta(
 
     Examples::
 
+        >>> import torch
         >>> forward = lambda x: x.flatten(1).sum(1)
         >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> # Only the pixels of value 2 and 4 are shown: 6, and nothing without them.
@@ -50,8 +51,7 @@ def beta(
         tensor([6.])
     """
     with evaluation("beta", forward_func, inputs, attributions, **options) as evaluated:
-        masks = evaluated.maps
-        blank, masked = evaluated.scores_under(torch.zeros_like(masks), masks)
+        blank, masked = evaluated.scores_under(0, evaluated.maps)
         return masked - blank
 
 
@@ -89,6 +89,7 @@ def average_drop(
 
     Examples::
 
+        >>> import torch
         >>> forward = lambda x: x.flatten(1).sum(1)
         >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> # Only the pixels of value 2 and 4 are shown: 6 remain of 10.
@@ -107,6 +108,7 @@ def percent_drop(clean: Tensor, masked: Tensor) -> Tensor:
 
     Examples::
 
+        >>> import torch
         >>> percent_drop(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.75, 0.5]))
         tensor([50.,  0.,  0.])
     """
@@ -140,6 +142,7 @@ def average_increase(
 
     Examples::
 
+        >>> import torch
         >>> forward = lambda x: x.flatten(1).sum(1)
         >>> x = torch.tensor([[[[1.0, 2.0], [-3.0, 4.0]]]])
         >>> # The pixel of value -3 is hidden: 7 instead of 4.
@@ -156,6 +159,7 @@ def percent_increase(clean: Tensor, masked: Tensor) -> Tensor:
 
     Examples::
 
+        >>> import torch
         >>> percent_increase(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.75]))
         tensor([  0., 100.])
     """
@@ -189,6 +193,7 @@ def average_gain(
 
     Examples::
 
+        >>> import torch
         >>> forward = lambda x: x.flatten(1).sum(1)
         >>> x = torch.tensor([[[[0.5, 0.25], [-0.25, 0.0]]]])
         >>> # The pixel of value -0.25 is hidden: 0.75 instead of 0.5, half of what is missing.
@@ -208,6 +213,7 @@ def percent_gain(clean: Tensor, masked: Tensor) -> Tensor:
 
     Examples::
 
+        >>> import torch
         >>> percent_gain(torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0.25, 0.75, 1.0]))
         tensor([ 0., 50.,  0.])
     """
@@ -239,8 +245,10 @@ def clean_and_masked_scores(
     Raises:
         ValueError: if a score is not finite, or `keep` selects no pixel or all of them.
     """
-    masks = evaluated.maps if keep is None else _top(evaluated.maps, keep)
-    clean, masked = evaluated.scores_under(torch.ones_like(masks), masks)
+    masks = evaluated.maps
+    if keep is not None:
+        masks = once(evaluated.of_maps, ("top", keep), lambda: _top(evaluated, keep))
+    clean, masked = evaluated.scores_under(1, masks)
     return clean, masked
 
 
@@ -273,8 +281,9 @@ def _check_keep(keep: Any) -> None:
         )
 
 
-def _top(maps: Tensor, keep: float) -> Tensor:
-    """Return masks that show the largest values of maps (N, 1, *spatial)."""
+def _top(evaluated: Evaluation, keep: float) -> Tensor:
+    """Return masks that show the largest values of maps, (N, 1, *spatial)."""
+    maps = evaluated.maps
     pixels = maps[0].numel()
     kept = round(keep * pixels)
     if not 0 < kept < pixels:
@@ -282,7 +291,7 @@ def _top(maps: Tensor, keep: float) -> Tensor:
             f"keep={keep} of {pixels} pixels shows {kept}, whatever the map; give at least "
             f"{1 / pixels:.2g} and at most {1 - 1 / pixels:.2g}"
         )
-    return (pixel_ranks(maps) < kept).to(maps.dtype).reshape(maps.shape)
+    return (evaluated.ranks < kept).to(maps.dtype).reshape(maps.shape)
 
 
 def _examples(which: Tensor) -> list[int]:

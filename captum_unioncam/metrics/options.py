@@ -10,6 +10,8 @@ from torch import Tensor
 
 from captum_unioncam.engine import BaselineType, Score, TargetType
 from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.scorer_choice import ScorerOption
+from captum_unioncam.metrics.shared import SharedScores
 
 Forward = Callable[..., Any]
 Inputs = Tensor | tuple[Tensor, ...]
@@ -25,6 +27,8 @@ class ScoreOptions(TypedDict, total=False):
     additional_forward_args: Any
     score: Score
     perturbations_per_eval: int | None
+    scorer: ScorerOption
+    shared: SharedScores | None
     show_progress: bool
 
 
@@ -120,6 +124,15 @@ DESCRIPTIONS: Mapping[str, str] = {
     "perturbations_per_eval": """\
     perturbations_per_eval (int, optional): at most this many times N rows in a forward; None
         fits the rows to the device. Does not change the result. Default: None
+""",
+    "scorer": """\
+    scorer (Callable or str, optional): what changed inputs run through instead of forward_func:
+        what :mod:`captum_unioncam.scorers` builds, its name ("onnxruntime", ..., or "auto", the
+        fastest that agrees), or a callable of your own. Default: None
+""",
+    "shared": """\
+    shared (SharedScores, optional): what other metrics of the same inputs and maps have
+        measured already; give all of them the same one. Default: None
 """,
     "show_progress": """\
     show_progress (bool, optional): show progress bars on stderr. Default: False

@@ -1,7 +1,8 @@
 """What every scorer does alike: it follows the model's weights, and takes rows as it can."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ Run = Callable[..., Tensor]
 # a trained network's probabilities are a tenth off now and then.
 SINGLE_TOLERANCE = 1e-3
 BFLOAT16_TOLERANCE = 0.3
+# Deviations that are remembered: of the classes of a comparison, not of all pictures of a data set.
+REMEMBERED = 64
+
+# Told of a model and of how many rows a copy of it runs, within `rows_told`.
+Told = Callable[[nn.Module, int], None]
+_told: list[Told] = []
 
 
 class ScorerError(ValueError):
@@ -62,8 +69,8 @@ class Scorer:
         self.deviation: float | None = None
         self._make = make
         self._state: tuple[Any, ...] = ()
-        # Of which inputs `deviation` is: numbers that tell them, not the inputs.
-        self._compared_on: Any = None
+        # By what tells the inputs, which is not the inputs.
+        self._deviations: dict[Any, float] = {}
         self.refresh()
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -72,6 +79,8 @@ class Scorer:
         Raises:
             ScorerError: if it cannot run them.
         """
+        for told in _told:
+            told(self.model, len(arguments[0]))
         return self._run(*arguments)
 
     def __repr__(self) -> str:
@@ -90,16 +99,32 @@ class Scorer:
         # What is made in inference mode could not be exported or compiled.
         with torch.inference_mode(False), torch.no_grad():
             self._run = self._make(frozen_copy(self.model, self.name))
-        self._state, self._compared_on, self.deviation = state, None, None
+        self._state, self.deviation = state, None
+        self._deviations.clear()
         return True
 
     def was_compared_on(self, inputs: Any) -> bool:
-        """Return whether `deviation` is that of these inputs, given as what tells them."""
-        return self._compared_on is not None and bool(self._compared_on == inputs)
+        """Return whether these inputs, given as what tells them, have a `deviation`; set it."""
+        if inputs not in self._deviations:
+            return False
+        self.deviation = self._deviations[inputs]
+        return True
 
     def compared(self, deviation: float, inputs: Any) -> None:
         """Note the deviation found on inputs, given as what tells them."""
-        self.deviation, self._compared_on = deviation, inputs
+        if len(self._deviations) == REMEMBERED:
+            self._deviations.pop(next(iter(self._deviations)))
+        self.deviation = self._deviations[inputs] = deviation
+
+
+@contextmanager
+def rows_told(told: Told) -> Iterator[None]:
+    """Tell of all rows that scorers run within the block, whatever model they copy."""
+    _told.append(told)
+    try:
+        yield
+    finally:
+        _told.remove(told)
 
 
 def weights_state(model: nn.Module) -> tuple[Any, ...]:
