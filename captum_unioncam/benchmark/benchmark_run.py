@@ -45,9 +45,8 @@ def load_run(
     network.model.to(device)
     # Any picture tells the layer's shape; a grey one is there even if the first file is broken.
     x = network.prepare(Image.new("RGB", (320, 240), "grey"))[0].to(device)
-    with torch.no_grad():
-        output = network.model(x)
-    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+    output = network.outputs(x)
+    if output.dim() != 2:
         raise ValueError(f"{network.name} is no classifier: its output is not (N, classes)")
     layer = find_layer(network.model, arguments.layer, x)
     data = matched(sampled(found, arguments.n, arguments.seed), network, output.shape[1])

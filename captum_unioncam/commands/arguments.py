@@ -14,15 +14,15 @@ def add_network(
         "--model",
         default=model,
         required=required and model is None,
-        help="a torchvision classifier, 'demo', or module:function for your own; the function "
-        "returns a model or (model, preprocess, class_names)"
-        + ("" if model is None else " (default: %(default)s)"),
+        help="a torchvision classifier, 'demo', timm:NAME, hf:FOLDER for a local folder of "
+        "transformers, or module:function for your own; the function returns a model or (model, "
+        "preprocess, class_names)" + ("" if model is None else " (default: %(default)s)"),
     )
     parser.add_argument(
         "--weights",
         default="DEFAULT",
         help="file with a state dict (.pth, .safetensors), or the name of torchvision weights "
-        "(default: %(default)s, downloaded once by torchvision)",
+        "(default: %(default)s, downloaded once by torchvision or timm)",
     )
     parser.add_argument(
         "--layer", default="auto", help="dotted name of the layer, or 'auto' (default)"

@@ -1,4 +1,4 @@
-"""Targets for attributions that take none."""
+"""Targets and outputs of any kind for attributions that take none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.callable_targets import Functions, is_callable_target, values_of
+from captum_unioncam.engine.target_scores import check_output
 
 
 class ScoredModel(nn.Module):
     """A model that returns what a target makes of its output, (N,): targets for any attribution.
 
-    Captum's own methods take no callable as target; around this module they need none.
+    Captum's own methods take no callable as target; around this module they need none. They take
+    no output but a tensor either: without a target this module returns the scores in the output,
+    such as the logits of a ModelOutput.
 
     Args:
         forward_func (Callable or torch.nn.Module): the model, or any function of it.
-        target (Callable or list): takes what it returns, gives one score per row; or a list of one
-            for each example, for attributions that forward every example once.
+        target (Callable or list, optional): takes what it returns, gives one score per row; or a
+            list of one for each example, for attributions that forward every example once; None
+            returns the scores as they are. Default: None
 
     Raises:
         TypeError: if an argument is not callable.
@@ -33,11 +37,11 @@ class ScoredModel(nn.Module):
         torch.Size([2, 1, 6, 6])
     """
 
-    def __init__(self, forward_func: Callable[..., Any], target: Functions) -> None:
+    def __init__(self, forward_func: Callable[..., Any], target: Functions | None = None) -> None:
         super().__init__()
         if not callable(forward_func):
             raise TypeError(f"forward_func must be callable, got {type(forward_func).__name__}")
-        if not is_callable_target(target):
+        if target is not None and not is_callable_target(target):
             raise TypeError(
                 f"target must be callable, or a list of callables, got {type(target).__name__}"
             )
@@ -46,9 +50,11 @@ class ScoredModel(nn.Module):
         self.training = model.training if model is not None else False
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Return the target's scores of these inputs, (N,)."""
+        """Return the target's scores of these inputs, (N,), or all scores without a target."""
         output = self.forward_func(*inputs)
         rows = next(len(x) for x in inputs if isinstance(x, Tensor) and x.dim())
+        if self.target is None:
+            return check_output(output, rows)
         if isinstance(self.target, list) and len(self.target) != rows:
             raise ValueError(
                 f"target has {len(self.target)} entries, one per example, but the model is given "

@@ -1,12 +1,10 @@
-"""Networks for the command line: torchvision's by name, the user's own, and the demo's."""
+"""Networks for the command line: torchvision's, timm's, a folder's, the user's own, the demo's."""
 
 import importlib
 import operator
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,60 +13,35 @@ import torch
 from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import closest
-from captum_unioncam.engine.locks import exclusive_use
-from captum_unioncam.engine.request import copied
-from captum_unioncam.engine.target_scores import check_output
-from captum_unioncam.suggest import SuggestedLayer, suggest_layer
+from captum_unioncam.vision.finding import find_class, find_device, find_layer, find_target
+from captum_unioncam.vision.hf_folders import hf_network
+from captum_unioncam.vision.network import Network, NetworkError
+from captum_unioncam.vision.timm_networks import timm_network
+from captum_unioncam.vision.weights import fill, load_state
 
-
-class NetworkError(ValueError):
-    """A network, layer, target or file of weights that cannot be had; one line says why."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A classifier and what belongs to it.
-
-    Attributes:
-        name (str): what to call it.
-        model (nn.Module): the model, in evaluation mode.
-        preprocess (Callable): turns an RGB picture into an input, (C, H, W).
-        class_names (Sequence[str]): a name per output; empty if unknown.
-    """
-
-    name: str
-    model: nn.Module
-    preprocess: Callable[[Any], Tensor]
-    class_names: Sequence[str] = ()
-
-    def class_name(self, index: int) -> str:
-        """Return the name of a class, or its number where names are unknown."""
-        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Return what the model makes of inputs, of which it gets a copy, without gradients."""
-        with exclusive_use(self.model), torch.no_grad():
-            return check_output(self.model(copied(x)), len(x))
-
-    def prepare(self, picture: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the input, its black baseline, and what the model sees as RGB in [0, 1].
-
-        Black and white pictures go through the same preprocessing, so that the baseline is
-        right for any mean and standard deviation without having to know them.
-        """
-        from PIL import Image
-
-        black, white = (Image.new("RGB", picture.size, color) for color in ("black", "white"))
-        x, low, high = (self.preprocess(image)[None] for image in (picture, black, white))
-        return x, low, ((x - low) / (high - low)).clamp(0, 1)
+__all__ = [
+    "Network",
+    "NetworkError",
+    "demo_network",
+    "fill",
+    "find_class",
+    "find_device",
+    "find_layer",
+    "find_target",
+    "imagenet_names",
+    "load_network",
+    "load_state",
+    "standard_preprocess",
+]
 
 
 def load_network(name: str, weights: str = "DEFAULT") -> Network:
     """Return the network that ``--model`` and ``--weights`` ask for.
 
     Args:
-        name (str): a torchvision model, ``demo``, or ``module:function``, whose function returns
-            a model or a tuple (model, preprocess, class_names).
+        name (str): a torchvision model, ``demo``, ``timm:NAME``, ``hf:FOLDER`` for a local folder
+            of transformers, or ``module:function``, whose function returns a model or a tuple
+            (model, preprocess, class_names).
         weights (str, optional): a file with a state dict, or the name of torchvision weights.
             Default: "DEFAULT"
 
@@ -79,6 +52,13 @@ def load_network(name: str, weights: str = "DEFAULT") -> Network:
         if weights != "DEFAULT":
             raise NetworkError("--model demo brings its own weights; drop --weights")
         return demo_network()
+    source, _, rest = name.partition(":")
+    if source == "timm":
+        return timm_network(rest, weights)
+    if source == "hf":
+        if weights != "DEFAULT":
+            raise NetworkError(f"--model {name} brings its own weights; drop --weights")
+        return hf_network(rest)
     network = _own_network(name, weights) if ":" in name else _torchvision_network(name, weights)
     network.model.eval()
     return network
@@ -134,7 +114,7 @@ def _torchvision_network(name: str, weights: str) -> Network:
     if name not in known:
         raise NetworkError(
             f"no model {name!r}{closest(name, [*known, 'demo'])}; give a torchvision classifier, "
-            "'demo', or module:function"
+            "'demo', timm:NAME, hf:FOLDER, or module:function"
         )
     choices = models.get_model_weights(name)
     chosen = choices.__members__.get(weights)
@@ -184,156 +164,3 @@ def _own_network(name: str, weights: str) -> Network:
             f"{type(names).__name__}"
         )
     return Network(name, model, preprocess, names)
-
-
-def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
-    """Return the state dict in a file without running anything stored in it.
-
-    Args:
-        path (Path): a ``.safetensors`` file, or what ``torch.save(model.state_dict())`` wrote.
-        otherwise (str): what else the user could give, for the error.
-
-    Raises:
-        NetworkError: if there is no such file or no plain state dict in it.
-    """
-    if not path.is_file():
-        raise NetworkError(f"no file of weights at {path}; give a file, {otherwise}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    # A broken or hostile file fails in many ways; all of them mean that it is not a state dict.
-    except Exception as error:
-        raise NetworkError(
-            f"{path} is not a plain state dict ({type(error).__name__}); pickled objects are "
-            "never loaded from files: save model.state_dict() and give that"
-        ) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise NetworkError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
-    if not state:
-        raise NetworkError(f"{path} holds an empty state dict")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        NetworkError: if names or shapes differ.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        own = model.state_dict()
-        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-        raise NetworkError(
-            f"{source} does not fit the model: {len(missing)} tensors missing {missing[:2]}, "
-            f"{len(unexpected)} unknown {unexpected[:2]}, {len(shapes)} of another shape "
-            f"{sorted(shapes)[:2]}"
-        ) from error
-
-
-def find_device(name: str | None) -> torch.device:
-    """Return the device of that name; without one, CUDA's first where there is one, or the CPU.
-
-    Raises:
-        NetworkError: if torch does not know the device or it is not there.
-    """
-    known = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name or known).device
-    # Builds without CUDA fail an assertion.
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise NetworkError(f"no device {name!r} ({reason}); here is {known!r}") from error
-
-
-def find_layer(model: nn.Module, name: str, x: Tensor) -> SuggestedLayer:
-    """Return the layer called `name`, or the suggested one for "auto".
-
-    Raises:
-        NetworkError: if there is no such layer, naming the closest ones, or none to suggest.
-    """
-    if name == "auto":
-        try:
-            return suggest_layer(model, x)
-        except ValueError as error:
-            raise NetworkError(f"--layer auto: {error}") from error
-    layers = dict(model.named_modules())
-    if name not in layers:
-        tops = ", ".join(layer for layer, _ in model.named_children())
-        hint = closest(name, layers) or f"; the outermost ones are {tops}"
-        raise NetworkError(f"no layer {name!r}{hint}; --layer auto suggests one")
-    return SuggestedLayer(name, layers[name], "named by the user")
-
-
-def find_target(network: Network, wanted: str, x: Tensor) -> Any:
-    """Return what `compare` takes for the classes that a command names.
-
-    Args:
-        network (Network): the classifier.
-        wanted (str): "top1", "top3", ..., or numbers and names separated by commas.
-        x (Tensor): an input, from which the number of classes is seen.
-
-    Returns:
-        *None* for the one output of a network with one value per picture, "top1", ... as it is, or
-        a dict from numbers, as text, to numbers.
-
-    Raises:
-        NetworkError: if there is no such class, or several of that name, or the network is no
-            classifier.
-    """
-    output = network.outputs(x)
-    if output.dim() > 2:
-        raise NetworkError(
-            "a picture is explained by a classifier, whose output is (N, classes) or (N,); got "
-            f"{tuple(output.shape)}"
-        )
-    count = output.shape[1] if output.dim() > 1 else 1
-    if re.fullmatch(r"top\d+", wanted):
-        if 1 <= int(wanted[3:]) <= count:
-            return wanted if output.dim() > 1 else None
-        raise NetworkError(f"no {wanted}: {network.name} has {count} class{'es' * (count > 1)}")
-    is_one = wanted.lower() in (name.lower() for name in network.class_names)
-    texts = [wanted] if is_one else [text.strip() for text in wanted.split(",") if text.strip()]
-    if not texts:
-        raise NetworkError("no class is named; give top1, a number or a name")
-    numbers = [_class_number(network, text, count) for text in texts]
-    return {str(number): number for number in numbers} if output.dim() > 1 else None
-
-
-def find_class(network: Network, target: str, x: Tensor) -> int | None:
-    """Return the class of that number or name, or None for "top1".
-
-    Raises:
-        NetworkError: if there is no such class, or several of that name.
-    """
-    output = network.outputs(x)
-    count = output.shape[1] if output.dim() > 1 else 1
-    return None if target == "top1" else _class_number(network, target, count)
-
-
-def _class_number(network: Network, wanted: str, count: int) -> int:
-    if wanted.lstrip("-").isdecimal():
-        if 0 <= int(wanted) < count:
-            return int(wanted)
-        raise NetworkError(f"no class {wanted}: {network.name} has classes 0 to {count - 1}")
-    names = [name.lower() for name in network.class_names]
-    exact = [i for i, name in enumerate(names) if name == wanted.lower()]
-    found = exact or [i for i, name in enumerate(names) if wanted.lower() in name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = ", ".join(f"{i} ({network.class_names[i]})" for i in found[:6])
-        raise NetworkError(f"{wanted!r} may be class {listed}; give the number")
-    hint = closest(wanted.lower(), names) if names else "; it has no class names, give a number"
-    raise NetworkError(f"{network.name} has no class {wanted!r}{hint}")
