@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from captum_unioncam.engine.modules import innermost, model_behind
+from captum_unioncam.scorers import Scorer
 
 if TYPE_CHECKING or sys.version_info >= (3, 12):
     from functools import cached_property
@@ -143,6 +144,9 @@ def _modules_behind(value: Any, levels: int = LEVELS) -> list[nn.Module]:
     model = model_behind(value)
     if model is not None:
         return [model]
+    # Its runtime's objects lead nowhere, by many ways.
+    if isinstance(value, Scorer):
+        return [value.model]
     if levels == 0:
         return []
     return [module for one in _held_by(value) for module in _modules_behind(one, levels - 1)]
