@@ -36,12 +36,14 @@ class NamedScorer:
     Attributes:
         used (Scorer, optional): what ran the last call, with its deviation; None if that was the
             model itself.
+        built (Scorer, optional): what was built for the last call, whether it agreed or not.
     """
 
     def __init__(self, name: str) -> None:
         check_choice("scorer", name, ("auto", *BUILDERS))
         self.name = name
         self.used: Scorer | None = None
+        self.built: Scorer | None = None
         # By name, what it was built for and the scorer, or why there is none.
         self._kept: dict[str, tuple[Any, Scorer | str]] = {}
 
@@ -61,11 +63,11 @@ class NamedScorer:
             TypeError: if forward_func is no module.
             ScorerError: if the scorer is not installed or cannot be built, unless it is "auto".
         """
-        self.used = None
+        self.used = self.built = None
         for name in self._candidates(request):
             try:
-                scorer = self._built(name, request)
-                found = agreeing(scorer, request, run)
+                self.built = self._built(name, request)
+                found = agreeing(self.built, request, run)
             except ScorerError:
                 if self.name != "auto":
                     raise

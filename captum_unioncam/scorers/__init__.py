@@ -8,7 +8,7 @@ is read of the clean inputs stay on the model.
 """
 
 from captum_unioncam.scorers.exported import onnxruntime, openvino
-from captum_unioncam.scorers.named import AUTO, BUILDERS, is_installed
+from captum_unioncam.scorers.named import AUTO, BUILDERS, is_installed, packages_of
 from captum_unioncam.scorers.scorer import Scorer, ScorerError
 from captum_unioncam.scorers.torch_copies import compiled, half
 
@@ -22,4 +22,5 @@ __all__ = [
     "is_installed",
     "onnxruntime",
     "openvino",
+    "packages_of",
 ]

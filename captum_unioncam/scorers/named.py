@@ -22,10 +22,18 @@ BUILDERS: dict[str, Callable[[Any, Any, Any], Scorer]] = {
 AUTO = ("onnxruntime", "openvino")
 
 
+def packages_of(name: str) -> tuple[str, ...]:
+    """Return the packages that a scorer needs besides torch.
+
+    Examples::
+
+        >>> packages_of("openvino-bfloat16"), packages_of("half")
+        (('openvino', 'onnx', 'onnxscript'), ())
+    """
+    runtime = name.partition("-")[0]
+    return (runtime, "onnx", "onnxscript") if runtime in ("onnxruntime", "openvino") else ()
+
+
 def is_installed(name: str) -> bool:
     """Return whether the packages that a scorer needs are installed."""
-    packages = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}.get(
-        name.partition("-")[0], ()
-    )
-    needed = (*packages, "onnx", "onnxscript") if packages else ()
-    return all(importlib.util.find_spec(package) is not None for package in needed)
+    return all(importlib.util.find_spec(package) is not None for package in packages_of(name))
