@@ -21,13 +21,13 @@ from torch import nn
 from torchvision.transforms import v2
 
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import contestants, measure, report, scorers, steps
+from benchmarks.speed import contestants, measure, report, steps
 from benchmarks.speed.contestants import LIMIT, Contestant, Plain
 from benchmarks.speed.footprint import Footprint, footprint, footprint_alone
 from benchmarks.speed.measure import Measurement, Timing
 from benchmarks.speed.settings import SpeedSettings
 from benchmarks.speed.speed_run import arithmetic, batches_of, load_run
-from captum_unioncam import LayerScoreCAM
+from captum_unioncam import LayerScoreCAM, scorers
 
 CHANNELS, LIVE, MASKS = 5, 4, 3
 MEBIBYTE = 2**20
@@ -87,9 +87,7 @@ def settings_of(**changed):
         "batches": (1,),
         "dtypes": ("float32",),
         "device": "cpu",
-        "steps": False,
-        "no_peers": False,
-        "scorers": (),
+        "beside": ("grad-cam", "torchcam", "compare", "limit", "memory"),
     }
     return SpeedSettings(**{**given, **changed})
 
@@ -272,24 +270,34 @@ def test_no_step_changes_what_channels_score(size):
     assert rows == [size * (1 + CHANNELS)] + [size * (2 + MASKS)] * (len(rows) - 1)
 
 
-def test_peers_can_be_left_out(no_memory):
-    settings = settings_of(n=1, repeats=1, no_peers=True)
+def test_everything_beside_methods_can_be_left_out(monkeypatch):
+    monkeypatch.setattr(measure, "footprint_alone", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "plain_times", lambda *_: pytest.fail("measured"))
+    settings = settings_of(n=1, repeats=1, beside=("nothing",))
     (found,) = quick(settings)
-    assert not any(c.peer for c in found.contestants)
-    assert "--no-peers" in settings.command(Path("out"))
+    assert [c.label for c in found.contestants] == ["UnionCAM", "Score-CAM", "UnionCAM max_masks=2"]
+    assert "--beside nothing" in settings.command(Path("out"))
     text = report.as_markdown([found], settings, Path("out"), [])
     assert "left out" not in text
+    assert "Plain forwards" not in text
+    assert "The limit" not in text
+
+
+def test_some_peers_can_be_left_out():
+    settings = settings_of(n=1, beside=("torchcam",))
+    found = contestants.contestants_of(settings, run_of(n=1))
+    assert {c.peer for c in found} <= {"", "torchcam"}
 
 
 @pytest.mark.exhaustive
 def test_steps_are_timed_on_request(no_peers, no_memory):
-    settings = settings_of(n=1, repeats=1, methods=("unioncam",), steps=True)
+    settings = settings_of(n=1, repeats=1, methods=("unioncam",), beside=("steps",))
     (found,) = quick(settings)
     assert [c.label[:7] for c in found.contestants if "step" in c.label] == [
         f"step {n}:" for n in range(6)
     ]
     assert len(found.timings) == len(found.contestants)
-    assert "--steps" in settings.command(Path("out"))
+    assert "--beside steps" in settings.command(Path("out"))
 
 
 @pytest.mark.parametrize(("peer", "module"), [("grad-cam", "pytorch_grad_cam"), ("torchcam",) * 2])
@@ -304,28 +312,33 @@ def test_peers_explain_the_last_call_of_a_layer(peer, module):
     np.testing.assert_allclose(*maps, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "compiled"])
-def test_other_scorers_forward_the_same_rows(monkeypatch, name):
-    compiled = []
-
-    def compile_eagerly(model, dynamic):
-        compiled.append(model)
-        return lambda x: model(x)
-
-    monkeypatch.setattr(torch, "compile", compile_eagerly)
-    settings = settings_of(n=1, methods=("unioncam",), scorers=(name,))
-    run = load_run(settings, "float32")
-    batch = batches_of(run, 1)[0]
-    own = contestants.contestants_of(settings, run)[0]
-    (other,) = scorers.scorer_contestants(settings.scorers, run, own.label)
-    assert other.label == f"UnionCAM scorer={name}"
-    timings = [measure.timed(c, run, batch, 0) for c in (own, other, other)]
-    assert [timing.rows for timing, _ in timings] == [timings[0][0].rows] * 3
-    maps = [cam for _, cam in timings]
-    torch.testing.assert_close(maps[1], maps[0], rtol=0.05, atol=0.05)
-    assert torch.equal(maps[1], maps[2])
-    assert len(compiled) == (name == "compiled")
-    assert next(run.network.model.parameters()).dtype == torch.float32
+def test_scorers_are_built_before_they_are_timed(monkeypatch, no_peers, no_memory):
+    built, half = [], scorers.BUILDERS["half"]
+    monkeypatch.setitem(scorers.BUILDERS, "half", lambda *given: built.append(1) or half(*given))
+    methods = ("unioncam", "unioncam:scorer=half", "unioncam:max_masks=2:scorer=half")
+    settings = settings_of(n=1, repeats=2, methods=methods, beside=("metrics",))
+    (found,) = quick(settings)
+    labels = ["UnionCAM", "UnionCAM scorer=half", "UnionCAM max_masks=2 scorer=half"]
+    alone, together = "compare() and 4 metrics, each by itself", "compare() with 4 metrics"
+    assert [c.label for c in found.contestants] == [
+        *(*labels, alone, together, f"{together}, scorer=half")
+    ]
+    assert len(built) == 3
+    timings = {c.label: [t for t in found.timings if t.contestant == c.label]
+               for c in found.contestants}  # fmt: skip
+    for label in labels[1:]:
+        (first,) = (t for t in found.timings if t.contestant == f"{label}, with what it builds")
+        # What it is compared with the model by.
+        assert first.rows == timings[label][0].rows + 2 * 4
+    # The model's forwards and the scorer's, of all masked pictures.
+    assert [t.rows for t in timings[labels[1]]] == [t.rows for t in timings["UnionCAM"]]
+    assert timings[labels[1]][0].differences[0] < 0.05
+    assert timings[labels[1]][0].correlations[0] > 0.99
+    assert [c.exact for c in found.contestants] == ["", "UnionCAM", "UnionCAM", "", "", ""]
+    assert timings[together][0].rows < timings[alone][0].rows
+    pairs = {tuple(row[:2]) for row in cells(report.pairs_table(found))[2:]}
+    assert (f"{together}, scorer=half", alone) in pairs
+    assert ("UnionCAM scorer=half, with what it builds", "UnionCAM") in pairs
 
 
 def test_missing_peers_are_left_out_and_named(no_peers, no_memory, tmp_path):
@@ -420,9 +433,9 @@ def test_the_table_by_hand():
     table = {row[0]: row[1:] for row in cells(report.contestants_table(found))}
     assert table["few"] == [
         *("0.250 [0.250, 0.250]", "0.312 [0.312, 0.312]", "15.0", "3.00", "0"),
-        "0.9150, worst 0.9100",
+        *("0.9150, worst 0.9100", "–"),
     ]
-    assert table["A, 16 rows"] == ["4.50 [4.50, 4.50]", "5.62 [5.62, 5.62]", "15.0", *"–––"]
+    assert table["A, 16 rows"] == ["4.50 [4.50, 4.50]", "5.62 [5.62, 5.62]", "15.0", *"––––"]
 
 
 def test_pairs_by_hand():
@@ -431,6 +444,7 @@ def test_pairs_by_hand():
         ("A, 32 rows", "UnionCAM", "4.00 [4.00, 4.00]"),
         ("B", "UnionCAM", "5.00 [5.00, 5.00]"),
         ("A, 32 rows", "few", "16.0 [16.0, 16.0]"),
+        ("B", "few", "20.0 [20.0, 20.0]"),
         ("compare()", "Score-CAM", "1.50 [1.50, 1.50]"),
         ("UnionCAM", LIMIT, "1.25 [1.25, 1.25]"),
     ]
@@ -517,7 +531,7 @@ def test_rounds_are_written_as_they_are_done(tmp_path, no_peers, no_memory):
 
 
 def test_settings_survive_json():
-    settings = settings_of(images=["a.png"], batches=[1, 8], dtypes=["float32"], scorers=[])
+    settings = settings_of(images=["a.png"], batches=[1, 8], dtypes=["float32"], beside=["limit"])
     assert SpeedSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 
@@ -562,8 +576,9 @@ def test_random_weights_are_the_same_each_time():
         ({"methods": ("unioncam.region",)}, "give 'unioncam'"),
         ({"dtypes": ("float16",)}, "--dtype must be one of .*'bfloat16'"),
         ({"dtypes": ("tf32",)}, "tf32 is arithmetic of CUDA devices"),
-        ({"scorers": ("fast",)}, "--scorers must be one of"),
-        ({"scorers": ("compiled", "compiled")}, "--scorers names one twice"),
+        ({"beside": ("peers",)}, "--beside must be one of"),
+        ({"beside": ()}, "--beside names nothing"),
+        ({"beside": ("limit", "limit")}, "--beside names one twice"),
         ({"random_weights": True, "weights": "x.pth"}, "contradict"),
     ],
 )
@@ -618,4 +633,4 @@ def test_what_cannot_run_is_one_line(tmp_path, capsys):
 
 def test_the_peers_are_where_they_are_looked_for():
     found = {name: importlib.util.find_spec(m) for name, (m, _) in contestants.PEERS.items()}
-    assert contestants.missing_peers() == [name for name, spec in found.items() if not spec]
+    assert contestants.missing_peers(contestants.PEERS) == [name for name, spec in found.items() if not spec]

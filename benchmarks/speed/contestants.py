@@ -1,24 +1,31 @@
 """What is timed: methods of this package, Score-CAM of other libraries, plain forwards."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from benchmarks.speed.settings import SpeedSettings
 from benchmarks.speed.speed_run import Batch, SpeedRun
-from captum_unioncam.comparison.compare import compare
+from captum_unioncam.comparison.compare import DEFAULT_METRICS, compare
 from captum_unioncam.comparison.compared_methods import ComparedMethod, compared_methods_of
 from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.comparison.result import Comparison
+from captum_unioncam.engine import NamedScorer
 from captum_unioncam.engine.cost import measured_cost
+from captum_unioncam.metrics import METRICS
 
 LIMIT = "the limit"
 COMPARISON = ("unioncam", "scorecam", "fusioncam", "grad++scorecam")
 CLASSES = 3
+# Options with which a method approximates itself without them.
+APPROXIMATING = ("max_masks", "tolerance", "scorer")
 # Masked images in a forward of another library's Score-CAM.
 PEER_ROWS = (16, 32)
 # Rows in a plain forward; the larger ones are only tried on accelerators.
@@ -39,6 +46,7 @@ class Contestant(NamedTuple):
         exact (str): label of the method whose map it approximates; empty if it does not.
         beside (str): label of another contestant that its time is set against; empty for none.
         has_footprint (bool): whether its memory is measured as well.
+        builds (bool): whether its first call builds what later ones use.
     """
 
     label: str
@@ -47,6 +55,7 @@ class Contestant(NamedTuple):
     exact: str = ""
     beside: str = ""
     has_footprint: bool = True
+    builds: bool = False
 
 
 class Plain(NamedTuple):
@@ -62,22 +71,27 @@ def contestants_of(settings: SpeedSettings, run: SpeedRun) -> list[Contestant]:
     specs = [parse_spec(text) for text in settings.methods]
     own = []
     for method, spec in zip(methods, specs, strict=True):
-        unbudgeted = {name: v for name, v in spec.options.items() if name != "max_masks"}
-        exact = spec._replace(options=unbudgeted)
+        plain = {n: v for n, v in spec.options.items() if n not in APPROXIMATING}
+        exact = spec._replace(options=plain)
         own.append(_own(method, exact.title() if exact != spec and exact in specs else ""))
     peers = [
         Contestant(f"{name} ScoreCAM, {rows} rows", make(run, rows), peer=name)
         for name, (module, make) in PEERS.items()
-        if not settings.no_peers and find_spec(module) is not None
+        if name in settings.beside and find_spec(module) is not None
         for rows in PEER_ROWS
     ]
     score_cam = parse_spec("scorecam")
-    return [*own, *peers, _comparison(run, score_cam.title() if score_cam in specs else "")]
+    beside = score_cam.title() if score_cam in specs else ""
+    compared = [_comparison(run, beside)] if "compare" in settings.beside else []
+    if "metrics" in settings.beside:
+        scorers = dict.fromkeys(s.options["scorer"] for s in specs if "scorer" in s.options)
+        compared += _with_metrics(run, list(scorers))
+    return [*own, *peers, *compared]
 
 
-def missing_peers() -> list[str]:
-    """Return the other libraries that are not installed."""
-    return [name for name, (module, _) in PEERS.items() if find_spec(module) is None]
+def missing_peers(among: Collection[str]) -> list[str]:
+    """Return those of the other libraries that are not installed."""
+    return [name for name, (m, _) in PEERS.items() if name in among and find_spec(m) is None]
 
 
 def plain_times(run: SpeedRun) -> dict[Plain, float]:
@@ -130,22 +144,67 @@ def _own(method: ComparedMethod, exact: str) -> Contestant:
         baselines = {"baselines": batch.black} if takes_baselines else {}
         return attribution.attribute(batch.x, target=batch.target, **baselines, **method.options)
 
-    return Contestant(method.label, lambda: nullcontext(call), exact=exact)
+    builds = "scorer" in method.options
+    return Contestant(method.label, lambda: nullcontext(call), exact=exact, builds=builds)
 
 
 def _comparison(run: SpeedRun, score_cam: str) -> Contestant:
-    model = run.network.model
-    with torch.no_grad():
-        classes = min(CLASSES, model(run.photographs[0].x).shape[1])
-
-    def call(batch: Batch) -> Any:
-        return compare(
-            COMPARISON, batch.x, f"top{classes}", forward_func=model, layer=run.layer,
-            baselines=batch.black, metrics=(),
-        )  # fmt: skip
-
+    classes = _classes(run)
+    call = partial(_compared, run, classes, metrics=())
     label = f"compare(): {len(COMPARISON)} methods, {classes} classes"
     return Contestant(label, lambda: nullcontext(call), beside=score_cam)
+
+
+def _with_metrics(run: SpeedRun, scorers: Sequence[str]) -> list[Contestant]:
+    """Return comparisons with metrics: each metric by itself, together, and with every scorer."""
+    classes = _classes(run)
+    alone = f"compare() and {len(DEFAULT_METRICS)} metrics, each by itself"
+    together = f"compare() with {len(DEFAULT_METRICS)} metrics"
+
+    def one_by_one(batch: Batch) -> None:
+        maps = _compared(run, classes, batch, metrics=()).maps
+        best = run.network.model(batch.x).topk(classes, dim=1).indices.T.tolist()
+        for k, target in enumerate(best):
+            measured: list[Tensor] = []
+            for cams in maps.values():
+                cam = cams[:, k : k + 1].to(run.device)
+                # Equal maps were never measured twice.
+                if any(torch.equal(cam, one) for one in measured):
+                    continue
+                measured.append(cam)
+                for name in DEFAULT_METRICS:
+                    METRICS[name].function(
+                        run.network.model, batch.x, cam, target=target, baselines=batch.black
+                    )
+
+    found = [Contestant(alone, lambda: nullcontext(one_by_one), has_footprint=False)]
+    calls = {together: partial(_compared, run, classes)}
+    for name in scorers:
+        # Built once, as a command does it.
+        kept = NamedScorer(name)
+        calls[f"{together}, scorer={name}"] = partial(_compared, run, classes, scorer=kept)
+    for label, call in calls.items():
+        builds = "scorer=" in label
+        found.append(
+            Contestant(label, _ready(call), beside=alone, has_footprint=False, builds=builds)
+        )
+    return found
+
+
+def _ready(call: Request) -> Callable[[], AbstractContextManager[Request]]:
+    return lambda: nullcontext(call)
+
+
+def _classes(run: SpeedRun) -> int:
+    with torch.no_grad():
+        return min(CLASSES, len(run.network.outputs(run.photographs[0].x)[0]))
+
+
+def _compared(run: SpeedRun, classes: int, batch: Batch, **options: Any) -> Comparison:
+    return compare(
+        COMPARISON, batch.x, f"top{classes}", forward_func=run.network.model, layer=run.layer,
+        baselines=batch.black, **options,
+    )  # fmt: skip
 
 
 def _grad_cam(run: SpeedRun, rows: int) -> Callable[[], AbstractContextManager[Request]]:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 from benchmarks.speed.contestants import Contestant, Plain, contestants_of, limit, plain_times
 from benchmarks.speed.footprint import Footprint, footprint_alone
-from benchmarks.speed.scorers import scorer_contestants
 from benchmarks.speed.settings import SpeedSettings
 from benchmarks.speed.speed_run import Batch, SpeedRun, arithmetic, batches_of, load_run
 from benchmarks.speed.steps import step_contestants
 from captum_unioncam.engine.cost import measured_cost
 from captum_unioncam.metrics.similarity import correlation
+
+# Follows the label of a first call that builds what later ones use.
+BUILT = ", with what it builds"
 
 
 class Timing(NamedTuple):
@@ -27,6 +29,8 @@ class Timing(NamedTuple):
         rows (int): rows that it forwarded.
         correlations (tuple[float, ...]): Pearson's, of each map with the exact one, NaN where one
             is flat; empty for contestants that approximate none.
+        differences (tuple[float, ...]): the largest of each map from the exact one, as a part of
+            that one's largest value.
     """
 
     images: str
@@ -35,6 +39,7 @@ class Timing(NamedTuple):
     seconds: float
     rows: int
     correlations: tuple[float, ...] = ()
+    differences: tuple[float, ...] = ()
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Measurement:
     Attributes:
         live (float): share of channels that are not flat, over all photographs.
         distinct (float): share of channels that make a mask of their own.
-        plain (dict[Plain, float]): seconds per row of plain forwards.
+        plain (dict[Plain, float]): seconds per row of plain forwards; empty without the limit.
         footprints (dict[str, Footprint]): memory of one call, by contestant.
         errors (dict[str, str]): what other libraries failed with, by contestant.
     """
@@ -87,8 +92,10 @@ def measured(
     for dtype in settings.dtypes:
         with arithmetic(dtype):
             run = load_run(settings, dtype)
-            say(f"{run.network.name}, {dtype}: plain forwards")
-            plain = plain_times(run)
+            plain: dict[Plain, float] = {}
+            if "limit" in settings.beside:
+                say(f"{run.network.name}, {dtype}: plain forwards")
+                plain = plain_times(run)
             for size in settings.batches:
                 batches = batches_of(run, size)
                 measurement = _begun(settings, run, dtype, batches, plain)
@@ -97,7 +104,7 @@ def measured(
                     keep(done)
             # Their memory belongs to the next dtype.
             del run, batches
-    for measurement in done:
+    for measurement in done if "memory" in settings.beside else ():
         for contestant in measurement.contestants:
             label = contestant.label
             if label in measurement.errors or not contestant.has_footprint:
@@ -119,8 +126,7 @@ def _begun(
 ) -> Measurement:
     channels = sum(batch.channels * len(batch.names) for batch in batches)
     own = contestants_of(settings, run)
-    own += scorer_contestants(settings.scorers, run, own[0].label)
-    own += step_contestants(run) if settings.steps else []
+    own += step_contestants(run) if "steps" in settings.beside else []
     begun = Measurement(
         dtype=dtype,
         batch=len(batches[0].names),
@@ -133,7 +139,8 @@ def _begun(
         contestants=tuple(own),
         plain=plain,
     )
-    begun.contestants += (limit(run, begun.best_plain),)
+    if plain:
+        begun.contestants += (limit(run, begun.best_plain),)
     return begun
 
 
@@ -147,6 +154,12 @@ def _rounds(
     """Time everybody on every batch, again and again; each round another one begins."""
     order = deque(measurement.contestants)
     exact = {c.label: c.exact for c in order if c.exact}
+    for contestant in order:
+        if contestant.builds:
+            say(f"{contestant.label}: built")
+            timing, _ = timed(contestant, run, batches[0], 0)
+            built = timing._replace(contestant=f"{contestant.label}{BUILT}")
+            measurement.timings.append(built)
     # The first calls on an accelerator choose and compile kernels.
     warms_up = run.device.type != "cpu"
     for repeat in range(-1 if warms_up else 0, repeats):
@@ -171,8 +184,12 @@ def _rounds(
                 continue
             for t in taken:
                 if t.contestant in exact:
-                    found = correlation(maps[t.contestant], maps[exact[t.contestant]])
-                    t = t._replace(correlations=tuple(found.tolist()))
+                    cam, own = (maps[n].detach() for n in (t.contestant, exact[t.contestant]))
+                    found = correlation(cam, own)
+                    apart = (cam - own).flatten(1).abs().amax(1) / own.flatten(1).abs().amax(1)
+                    t = t._replace(
+                        correlations=tuple(found.tolist()), differences=tuple(apart.tolist())
+                    )
                 measurement.timings.append(t)
             yield
 
@@ -181,7 +198,7 @@ def timed(contestant: Contestant, run: SpeedRun, batch: Batch, repeat: int) -> t
     """Return what one call took, and its result."""
     gc.collect()
     with contestant.opened() as call:
-        with measured_cost([run.network.model, *run.copies], run.device) as cost:
+        with measured_cost([run.network.model], run.device) as cost:
             result = call(batch)
         images = "+".join(batch.names)
         return Timing(images, repeat, contestant.label, cost.seconds, cost.forwards or 0), result

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import torch
 
 from benchmarks.speed.contestants import LIMIT, PEERS, missing_peers
 from benchmarks.speed.footprint import Footprint
-from benchmarks.speed.measure import Measurement, Timing
+from benchmarks.speed.measure import BUILT, Measurement, Timing
 from benchmarks.speed.settings import SpeedSettings
 from captum_unioncam import __version__
 from captum_unioncam.comparison.text import formatted, markdown
@@ -22,7 +23,8 @@ from captum_unioncam.files import written_whole
 
 COLUMNS = (
     *("dtype", "batch", "images", "repeat", "contestant", "seconds", "ms_per_image", "rows"),
-    *("ratio_to_unioncam", "ratio_to_limit", "correlation", "peak_bytes", "kept_bytes"),
+    *("ratio_to_unioncam", "ratio_to_limit", "correlation", "largest_difference"),
+    *("peak_bytes", "kept_bytes"),
 )
 
 
@@ -70,7 +72,8 @@ def ratios(timings: Sequence[Timing], reference: str) -> dict[str, Ratio]:
 
 def machine() -> list[str]:
     """Return lines that say where and with what a benchmark runs, and how busy that is."""
-    packages = [name for name in ("torch", "captum", *PEERS) if name not in missing_peers()]
+    named = ("torch", "captum", *PEERS, "onnxruntime", "openvino")
+    packages = [name for name in named if find_spec(PEERS.get(name, (name,))[0]) is not None]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     threads = _count(torch.get_num_threads(), "thread")
     lines = [
@@ -93,8 +96,8 @@ def as_markdown(
 ) -> str:
     """Return the report as Markdown."""
     lines = ["# Speed", "", _in_words(settings), *(f"- {line}" for line in about)]
-    missing = missing_peers()
-    if missing and not settings.no_peers:
+    missing = missing_peers(settings.beside)
+    if missing:
         lines.append(
             f"- Not installed, so left out: {', '.join(missing)} "
             '(`pip install "captum-unioncam[peers]"`).'
@@ -111,10 +114,7 @@ def as_markdown(
             *contestants_table(m),
             "",
             *pairs_table(m),
-            "",
-            "Plain forwards, time per row over that of the fastest way:",
-            "",
-            *plain_table(m),
+            *_plain(m),
             *(["", "Not measured:", ""] if failures else []),
             *(f"- {label}: {reason}" for label, reason in failures.items()),
         ]
@@ -138,15 +138,26 @@ def _in_words(settings: SpeedSettings) -> str:
 
 
 def _about(m: Measurement) -> str:
+    about = (
+        f"Layer `{m.layer}`, {m.channels} channels, inputs {m.size[0]} x {m.size[1]}; "
+        f"{100 * m.live:.0f} % of the channels are not flat, and {100 * m.distinct:.0f} % is what "
+        "is left of them when equal masks are merged."
+    )
+    if not m.plain:
+        return about
     way = m.best_plain
     layout = "channels-last" if way.channels_last else "in the usual layout"
     return (
-        f"Layer `{m.layer}`, {m.channels} channels, inputs {m.size[0]} x {m.size[1]}; "
-        f"{100 * m.live:.0f} % of the channels are not flat, and {100 * m.distinct:.0f} % is what "
-        "is left of them when equal masks are merged. The limit is a plain forward for each of "
-        "these, without making masks, at the network's fastest: "
-        f"{_count(way.rows, 'row')} at a time, {layout}."
+        f"{about} The limit is a plain forward for each of these, without making masks, at the "
+        f"network's fastest: {_count(way.rows, 'row')} at a time, {layout}."
     )
+
+
+def _plain(m: Measurement) -> list[str]:
+    if not m.plain:
+        return []
+    about = "Plain forwards, time per row over that of the fastest way:"
+    return ["", about, "", *plain_table(m)]
 
 
 def contestants_table(measurement: Measurement) -> list[str]:
@@ -154,6 +165,7 @@ def contestants_table(measurement: Measurement) -> list[str]:
     ours = measurement.contestants[0].label
     to_ours, to_limit = (ratios(measurement.timings, name) for name in (ours, LIMIT))
     header = ["", f"time / {ours}", "time / limit", "rows", "peak MiB", "kept MiB", "correlation"]
+    header.append("largest difference")
     body = []
     for label in (c.label for c in measurement.contestants):
         own = [t for t in measurement.timings if t.contestant == label]
@@ -161,6 +173,7 @@ def contestants_table(measurement: Measurement) -> list[str]:
             continue
         footprint = measurement.footprints.get(label, Footprint())
         found = [value for t in own for value in t.correlations]
+        apart = [value for t in own for value in t.differences]
         body.append(
             [
                 label,
@@ -170,6 +183,7 @@ def contestants_table(measurement: Measurement) -> list[str]:
                 _mebibytes(footprint.peak_bytes),
                 _mebibytes(footprint.kept_bytes),
                 f"{mean(found):.4f}, worst {min(found):.4f}" if found else formatted(None),
+                f"{max(apart):.1e}" if apart else formatted(None),
             ]
         )
     return markdown(header, body)
@@ -178,8 +192,9 @@ def contestants_table(measurement: Measurement) -> list[str]:
 def pairs_table(measurement: Measurement) -> list[str]:
     """Return the lines of a table of ratios between others than UnionCAM.
 
-    Other libraries, each at the faster of its numbers of rows, over UnionCAM; the fastest of them
-    over what approximates; what is set beside another; UnionCAM over the limit.
+    Other libraries, each at the faster of its numbers of rows, over UnionCAM and over what
+    approximates it; what is set beside another; first calls that build something; UnionCAM over the
+    limit.
     """
     contestants = measurement.contestants
     ours = contestants[0].label
@@ -188,11 +203,11 @@ def pairs_table(measurement: Measurement) -> list[str]:
     for c in sorted(contestants, key=lambda c: to_ours.get(c.label, (float("inf"),))):
         if c.peer and c.label in to_ours and c.label not in measurement.errors:
             best.setdefault(c.peer, c.label)
-    fastest = list(best.values())[:1]
     peers = [c.label for c in contestants if c.label in best.values()]
-    pairs = [(peer, ours) for peer in peers]
-    pairs += [(p, c.label) for p in fastest for c in contestants if c.exact and c.has_footprint]
+    near = [c.label for c in contestants if c.exact and c.has_footprint]
+    pairs = [(peer, own) for own in (ours, *near) for peer in peers]
     pairs += [(c.label, c.beside) for c in contestants if c.beside]
+    pairs += [(f"{c.label}{BUILT}", ours) for c in contestants if c.builds]
     body = []
     for label, over in [*pairs, (ours, LIMIT)]:
         ratio = ratios(measurement.timings, over).get(label)
@@ -238,6 +253,7 @@ def as_csv(measurements: Sequence[Measurement]) -> str:
                     "ratio_to_unioncam": ours and t.seconds / ours,
                     "ratio_to_limit": limit and t.seconds / limit,
                     "correlation": mean(t.correlations) if t.correlations else None,
+                    "largest_difference": max(t.differences, default=None),
                     "peak_bytes": footprint.peak_bytes,
                     "kept_bytes": footprint.kept_bytes,
                 }

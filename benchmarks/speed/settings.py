@@ -13,7 +13,16 @@ from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.engine.arguments import check_choice, check_number
 
 DTYPES = ("float32", "tf32", "bfloat16")
-SCORERS = ("compiled", "bfloat16", "compiled-bfloat16")
+BESIDE = {
+    "grad-cam": "its ScoreCAM",
+    "torchcam": "its ScoreCAM",
+    "compare": "four methods for three classes",
+    "metrics": "the same with four metrics: each measured by itself, together, and with every "
+    "scorer that a method names",
+    "steps": "Score-CAM's masked pass, one optimisation after the other",
+    "limit": "as many plain forwards as there are masks",
+    "memory": "what a first call takes and keeps",
+}
 REFERENCE = "unioncam"
 
 
@@ -55,8 +64,8 @@ class SpeedSettings:
         "--methods",
         type=parts,
         default="unioncam,scorecam,unioncam:max_masks=128",
-        help="names that 'unioncam methods' lists, with options after colons; UnionCAM as it is "
-        "belongs to every run (default: %(default)s)",
+        help="names that 'unioncam methods' lists, with options after colons, such as "
+        "unioncam:scorer=onnxruntime; UnionCAM as it is belongs to every run (%(default)s)",
     )
     batches: Sequence[int] = option(
         "--batches",
@@ -71,20 +80,13 @@ class SpeedSettings:
         default="float32",
         help="float32 (default), tf32, bfloat16, or several separated by commas",
     )
-    steps: bool = option(
-        "--steps",
-        action="store_true",
-        help="also time Score-CAM's masked pass, one optimisation after the other",
-    )
-    no_peers: bool = option(
-        "--no-peers", action="store_true", help="leave other libraries out, which take longest"
-    )
-    scorers: Sequence[str] = option(
-        "--scorers",
+    beside: Sequence[str] = option(
+        "--beside",
         type=parts,
-        default="",
-        help="also time UnionCAM with the masked inputs run by copies of the network: compiled "
-        "(and frozen), bfloat16, compiled-bfloat16, separated by commas",
+        default="grad-cam,torchcam,compare,limit,memory",
+        help="what is measured beside the methods, separated by commas, or 'nothing': "
+        + "; ".join(f"{name}: {about}" for name, about in BESIDE.items())
+        + " (default: %(default)s)",
     )
 
     def __post_init__(self) -> None:
@@ -98,8 +100,8 @@ class SpeedSettings:
                 raise ValueError(
                     f"--dtype tf32 is arithmetic of CUDA devices, not of {self.device}"
                 )
-        for scorer in self.scorers:
-            check_choice("--scorers", scorer, SCORERS)
+        for name in self.beside:
+            check_choice("--beside", name, (*BESIDE, "nothing"))
         for method in self.methods:
             if parse_spec(method).part:
                 raise ValueError(f"{method!r} is timed with all of UnionCAM; give 'unioncam'")
@@ -107,7 +109,7 @@ class SpeedSettings:
             ("--methods", self.methods),
             ("--batches", self.batches),
             ("--dtype", self.dtypes),
-            ("--scorers", self.scorers or SCORERS),
+            ("--beside", self.beside),
         ):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} names {'one twice' if values else 'nothing'}")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +50,6 @@ class SpeedRun:
     layer: nn.Module
     photographs: list[Photograph]
     device: torch.device
-    # Further modules whose rows are counted.
-    copies: list[nn.Module] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ def measured_cost(models: Iterable[nn.Module], device: torch.device) -> Iterator
 
     def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal rows
+        # A copy made within the block has this hook as well.
+        if not any(module is one for one in models):
+            return
         x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         rows += 0 if x is None or not x.dim() else len(x)
 
