@@ -35,6 +35,8 @@ SETTINGS = Settings(
     seed=0,
     device="cpu",
     versions=versions(),
+    scorer="model",
+    tolerance=None,
 )
 
 
@@ -176,7 +178,7 @@ def test_the_command_gives_the_same_options_again(tmp_path, changes):
     assert values.pop("metrics") == "average_drop"
     assert values == {name: getattr(settings, name) for name in values}
     assert set(values) | {"methods", "metrics"} == set(asdict(settings)) - {
-        *("dataset", "images", "images_sha256", "weights_sha256", "versions"),
+        *("dataset", "images", "images_sha256", "weights_sha256", "versions", "tolerance"),
     }
     assert again.out == tmp_path
 

@@ -2,13 +2,22 @@
 
 import copy
 import csv
+import json
+import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from captum_unioncam import LayerScoreCAM, compare, scorers
+from captum_unioncam.benchmark.rows import read_rows
+from captum_unioncam.benchmark.settings import keep, load, versions
+from captum_unioncam.commands import main as cli
+from captum_unioncam.commands.demo import demo_session
+from captum_unioncam.commands.session import scorers_told
 from captum_unioncam.engine import NamedScorer
 from captum_unioncam.metrics import (
     SharedScores,
@@ -22,6 +31,8 @@ from captum_unioncam.metrics import (
     insertion,
     road,
 )
+from tests.test_benchmark_rows import SETTINGS
+from tests.test_benchmark_run import picture
 
 RUNNING = (average_drop, average_increase, average_gain, beta, deletion, insertion, road)
 METHODS = ["unioncam", "scorecam", "gradcam"]
@@ -35,6 +46,11 @@ def network():
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 5)),
     ).eval()
     return net, net[4], torch.rand(2, 3, 16, 16)
+
+
+def needs(name):
+    if not scorers.is_installed(name):
+        pytest.skip(f"{name} is not installed")
 
 
 def counting(function, seen):
@@ -138,8 +154,7 @@ def test_bad_shared():
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_compare_through_a_runtime(name, tmp_path):
-    if not scorers.is_installed(name):
-        pytest.skip(f"{name} is not installed")
+    needs(name)
     net, layer, x = network()
     common = {"forward_func": net, "layer": layer, "metrics": ["average_drop", "beta", "deletion"]}
     expected = compare(METHODS, x, "top2", **common)
@@ -298,3 +313,111 @@ def test_methods_that_mask_nothing_share_the_clean_pass():
     rows.clear()
     compare(["layercam", "unioncam", "xgradcam"], x, 1, **common)
     assert sum(rows) == alone
+
+
+def test_settings_tell_scorer_and_tolerance(tmp_path):
+    assert "--scorer model" in SETTINGS.command(tmp_path)
+    assert not any("run by" in line for line in SETTINGS.in_words())
+    with_scorer = replace(SETTINGS, scorer="half", tolerance=0.3)
+    (line,) = (line for line in with_scorer.in_words() if "run by" in line)
+    assert line.endswith("run by half, and by the network itself where a score is more than 0.3 of "
+                         "the largest off.")  # fmt: skip
+    assert {"scorer": "half", "tolerance": 0.3}.items() <= with_scorer.for_rows().items()
+    keep(with_scorer, tmp_path)
+    keep(with_scorer, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"tolerance was 0\.3, now None; scorer was 'half', now 'mo"
+    ):
+        keep(SETTINGS, tmp_path)
+    # What was written before there were scorers.
+    old = json.loads((tmp_path / "settings.json").read_text())
+    del old["scorer"], old["tolerance"]
+    (tmp_path / "settings.json").write_text(json.dumps(old))
+    assert load(tmp_path).scorer == "model"
+
+
+def test_versions_tell_the_runtimes():
+    needs("onnxruntime")
+    assert "onnxruntime" not in versions()
+    assert {"onnxruntime", "onnx", "onnxscript"} < set(versions("onnxruntime"))
+
+
+TINY = ("--model", "tests.test_benchmark_run:tiny_network", "--layer", "3")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(2):
+        picture(folder / f"{number}.png", number)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command", [("compare", "--methods", "scorecam,unioncam"), ("explain", "--method", "scorecam")]
+)
+def test_commands_take_a_scorer(command, photos, tmp_path, capsys):
+    name, *words = command
+    table = tmp_path / "rows.csv"
+    where = ("-o", str(tmp_path / "a.png"), "--csv", str(table), "--quiet")
+    assert cli.main([name, str(photos), *TINY, *words, *where, "--scorer", "half"]) == 0
+    assert "\nmasked pictures run by half; scores off by at most " in capsys.readouterr().out
+    with table.open(newline="") as file:
+        assert {row["scorer"] for row in csv.DictReader(file)} == {"half"}
+    assert cli.main([name, str(photos), *TINY, *words, *where, "--scorer", "model"]) == 0
+    assert "masked pictures" not in capsys.readouterr().out
+
+
+def test_explain_takes_auto_where_every_channel_masks(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("captum_unioncam.engine.scorer_choice.AUTO", ("half",))
+    common = ["explain", str(photos), *TINY, "-o", str(tmp_path / "a.png"), "--quiet"]
+    for words, told in (
+        (["--method", "scorecam"], True),
+        (["--method", "scorecam:max_masks=3"], False),
+        (["--method", "scorecam:max_masks=3", "--scorer", "auto"], True),
+        (["--method", "layercam"], False),
+    ):
+        assert cli.main([*common, *words]) == 0
+        assert ("masked pictures run by half" in capsys.readouterr().out) == told
+
+
+def test_a_wrong_scorer_is_named(photos, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", str(photos), *TINY, "--scorer", "onxruntime"])
+    assert "invalid choice: 'onxruntime'" in capsys.readouterr().err
+
+
+def test_the_demo_runs_where_no_runtime_is_installed(monkeypatch):
+    monkeypatch.setattr("captum_unioncam.engine.scorer_choice.is_installed", lambda name: False)
+    session = demo_session(["layercam", "scorecam:max_masks=2"], quiet=True, scorer="auto")
+    shown = session.compared(Image.new("RGB", (300, 300), "grey"), "grey")
+    rows = session.rows(shown, "grey")
+    assert scorers_told(rows) == "masked pictures run by model"
+
+
+def test_a_benchmark_keeps_to_its_scorer(photos, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    common = ["benchmark", str(photos), *TINY, "--methods", "scorecam,gradcam", "--out", str(out)]
+    common += ["--metrics", "average_drop", "--workers", "0", "--quiet"]
+    monkeypatch.setattr("captum_unioncam.engine.scorer_choice.AUTO", ("half",))
+    assert cli.main([*common, "--scorer", "auto"]) == 0
+    settings = load(out)
+    assert (settings.scorer, settings.tolerance) == ("half", 0.3)
+    assert "--scorer half" in (out / "report.md").read_text()
+    assert "run by half, and by the network itself where" in (out / "report.md").read_text()
+    rows = read_rows(out)
+    assert len(rows) == 4
+    for row in rows:
+        assert (row["scorer"], row["tolerance"], row["ran"]) == ("half", 0.3, "half")
+        assert 0 < row["deviation"] < 0.3
+    assert cli.main([*common, "--scorer", "half"]) == 0
+    capsys.readouterr()
+    assert cli.main(common) == 2
+    assert "scorer was 'half', now 'model'" in capsys.readouterr().err
+
+
+def test_a_benchmark_says_what_it_lacks(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    words = ["benchmark", str(photos), *TINY, "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main([*words, "--scorer", "openvino"]) == 2
+    assert "openvino needs openvino: pip install" in capsys.readouterr().err

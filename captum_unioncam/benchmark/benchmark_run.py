@@ -14,6 +14,7 @@ from captum_unioncam.benchmark.loading import paper_preprocess
 from captum_unioncam.benchmark.options import given
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
+from captum_unioncam.engine import NamedScorer, checked_request, measure_inputs
 from captum_unioncam.vision.networks import Network, find_device, find_layer, load_network
 
 
@@ -26,6 +27,7 @@ class BenchmarkRun:
     data: DataSet
     device: torch.device
     settings: Settings
+    scorer: NamedScorer | None = None
 
 
 def load_run(
@@ -51,6 +53,7 @@ def load_run(
     layer = find_layer(network.model, arguments.layer, x)
     data = matched(sampled(found, arguments.n, arguments.seed), network, output.shape[1])
     _check_labels(data, arguments, metrics)
+    scorer, tolerance = _scorer(arguments.scorer, network, x)
     settings = Settings(
         **given(arguments, Settings)
         | {
@@ -59,14 +62,35 @@ def load_run(
             "methods": methods,
             "metrics": metrics,
             "device": device.type,
+            "scorer": "model" if scorer is None else scorer.name,
         },
         dataset=data.kind,
         images=len(data.items),
         images_sha256=data.sha256(),
         weights_sha256=weights_sha256(network.model),
-        versions=versions(),
+        versions=versions("model" if scorer is None else scorer.name),
+        tolerance=tolerance,
     )
-    return BenchmarkRun(network, layer.layer, data, device, settings)
+    return BenchmarkRun(network, layer.layer, data, device, settings, scorer)
+
+
+def _scorer(
+    name: str, network: Network, x: torch.Tensor
+) -> tuple[NamedScorer | None, float | None]:
+    """Return the scorer of a run and its tolerance; "auto" is settled, since no run mixes two.
+
+    Raises:
+        ValueError: if one asked for by name is not installed or cannot run the network.
+    """
+    if name == "model":
+        return None, None
+    scorer = NamedScorer(name)
+    target = int(network.outputs(x)[0].argmax())
+    with measure_inputs(checked_request(network.model, None, x, target, scorer=scorer)):
+        built = scorer.used if name == "auto" else scorer.built
+    if built is None:
+        return None, None
+    return NamedScorer(built.name), built.tolerance
 
 
 def _check_labels(data: DataSet, arguments: argparse.Namespace, metrics: list[str]) -> None:

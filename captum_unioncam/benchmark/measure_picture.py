@@ -56,6 +56,7 @@ def compared(
             baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
             metrics=chosen,
             metric_options={metric: options[metric] for metric in chosen if metric in options},
+            scorer=run.scorer,
             show_progress=show_progress,
         )
 
@@ -102,6 +103,8 @@ def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
                 for name in settings.metrics
             }
             kept = {name: row[name] for name in ("probability", *COSTS)}
+            if "scorer" in row:
+                kept |= {"ran": row["scorer"], "deviation": row["deviation"]}
             rows.append({**about, "method": method, "spec": spec, "metrics": metrics, **kept})
     return rows
 

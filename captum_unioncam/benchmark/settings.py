@@ -18,6 +18,7 @@ from captum_unioncam import __version__
 from captum_unioncam.benchmark.options import command_words, in_words, option
 from captum_unioncam.files import written_whole
 from captum_unioncam.metrics.protocols import PROTOCOLS
+from captum_unioncam.scorers import packages_of
 
 SETTINGS_FILE = "settings.json"
 PACKAGES = ("torch", "torchvision", "captum", "numpy", "pillow")
@@ -37,6 +38,7 @@ class Settings:
     images_sha256: str
     weights_sha256: str
     versions: dict[str, str]
+    tolerance: float | None
     data: str = option(
         "data",
         nargs="?",
@@ -107,6 +109,7 @@ class Settings:
         "slower, since methods then share no masked forwards",
     )
     device: str = option("--device")
+    scorer: str = option("--scorer")
 
     def for_rows(self) -> dict[str, Any]:
         """Return what every row repeats of how it was measured."""
@@ -127,14 +130,21 @@ class Settings:
             f"Layer: `{self.layer}`.",
             *in_words(self),
             f"Masked-out parts show {hidden}, unless a method or metric brings its own.",
+            *self._scorer_in_words(),
             f"Device: {self.device}. {versions}.",
         ]
 
+    def _scorer_in_words(self) -> list[str]:
+        if self.scorer == "model":
+            return []
+        limit = f"where a score is more than {self.tolerance:g} of the largest off"
+        return [f"Masked pictures are run by {self.scorer}, and by the network itself {limit}."]
 
-def versions() -> dict[str, str]:
+
+def versions(scorer: str = "model") -> dict[str, str]:
     """Return versions of Python and of every package that a number may depend on."""
     own = {"python": platform.python_version(), "captum_unioncam": __version__}
-    return own | {name: version(name) for name in PACKAGES}
+    return own | {name: version(name) for name in (*PACKAGES, *packages_of(scorer))}
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -184,7 +194,9 @@ def load(folder: Path) -> Settings:
     """
     path = folder / SETTINGS_FILE
     try:
-        return Settings(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        # Of runs from before there were scorers, the network itself ran everything.
+        return Settings(**{"scorer": "model", "tolerance": None, **found})
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no benchmark: no {SETTINGS_FILE}") from None
     except (ValueError, TypeError) as error:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from captum_unioncam.baselines import BASELINES
+from captum_unioncam.scorers import BUILDERS
 
 
 def add_network(
@@ -61,6 +62,19 @@ def add_pictures(parser: argparse.ArgumentParser, *, metrics: str, output: str) 
         help="with a folder as output: leave pictures of which everything is there already",
     )
     add_output(parser, output, "; a folder gets one per picture, and a file pages NAME-1, NAME-2")
+
+
+def add_scorer(
+    parser: argparse.ArgumentParser, *, default: str | None = "model", by_default: str = ""
+) -> None:
+    """Add ``--scorer``; `by_default` says in words what a default of None is."""
+    parser.add_argument(
+        "--scorer",
+        choices=("model", "auto", *BUILDERS),
+        default=default,
+        help="what runs masked pictures: the model, a runtime that is compared with it first, or "
+        f"'auto', the fastest that is installed and agrees (default: {by_default or default})",
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, default: str, several: str = "") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from captum_unioncam.benchmark.options import add_options
 from captum_unioncam.benchmark.presets import PRESETS, labelled, needs_boxes
 from captum_unioncam.benchmark.settings import Settings
-from captum_unioncam.commands.arguments import add_network
+from captum_unioncam.commands.arguments import add_network, add_scorer
 from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.engine.arguments import check_choice, check_number
 from captum_unioncam.engine.randomness import check_seed
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes: what decides the numbers, and how the run is made."""
     add_network(parser, required=False)
     add_options(parser, Settings)
+    add_scorer(parser)
     parser.add_argument(
         "--preset",
         choices=PRESETS,

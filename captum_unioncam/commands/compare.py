@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captum_unioncam.commands.arguments import add_pictures
+from captum_unioncam.commands.arguments import add_pictures, add_scorer
 from captum_unioncam.commands.outputs import MOST_ROWS, Work, works
-from captum_unioncam.commands.session import Methods, Row, Session, checked_metrics, load_session
+from captum_unioncam.commands.session import (
+    Methods,
+    Row,
+    Session,
+    checked_metrics,
+    load_session,
+    scorers_told,
+)
 from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import write_rows
 from captum_unioncam.files import written_whole
@@ -35,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and columns methods, and print their scores."
     )
     add_pictures(parser, metrics="average_drop,insertion,deletion", output="unioncam_compare.png")
+    add_scorer(parser)
     parser.add_argument(
         "--methods",
         default="gradcam,gradcam++,scorecam,unioncam",
@@ -125,6 +133,8 @@ def compare_pictures(
     if rows:
         named = [{**row, "image": Path(row["image"]).name} for row in rows]
         print(session.table(named, shown.comparison.quantity))
+        if told := scorers_told(rows):
+            print(told)
         print(_where(arguments.output, [work.figure for work in todo]))
     return 1 if failed else 0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from captum_unioncam.commands.arguments import add_output
+from captum_unioncam.commands.arguments import add_output, add_scorer
 from captum_unioncam.commands.explain import explained
 from captum_unioncam.commands.outputs import check_output
-from captum_unioncam.commands.session import Methods, Session, load_session
+from captum_unioncam.commands.session import Methods, Session, load_session, scorers_told
 
 # Of 1280, which keeps the demo short where the machine is busy; the maps hardly differ.
 MASKS = 128
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Explain four photographs that scikit-image ships with EfficientNet-Lite0 and its ImageNet "
         "weights; write one figure and print its scores."
     )
+    add_scorer(parser, default="auto")
     add_output(parser, "unioncam_demo.png")
 
 
@@ -48,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # Where other programs run, threads that wait for each other cost most of the time.
         torch.set_num_threads(1)
-        session = demo_session(explained(f"unioncam:max_masks={MASKS}"), arguments.quiet)
+        methods = explained(f"unioncam:max_masks={MASKS}")
+        session = demo_session(methods, arguments.quiet, arguments.scorer)
         expected = _fastest(session, threads) * len(photographs) * (MASKS + 20)
         _say(
             f"{len(photographs)} photographs, {MASKS} masked copies of each: about "
@@ -63,15 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
     save(draw(shown, session.class_name, session.heading()), output)
     print(session.table(rows, "probability"))
+    if told := scorers_told(rows):
+        print(told)
     print(f"picture written to {output}")
     return 0
 
 
-def demo_session(methods: Methods, quiet: bool) -> Session:
+def demo_session(methods: Methods, quiet: bool, scorer: str = "model") -> Session:
     """Return the demo network with methods to compare on it."""
     network = argparse.Namespace(
-        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=quiet
-    )
+        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=quiet,
+        scorer=scorer,
+    )  # fmt: skip
     return load_session(network, methods, "top1", ["beta"])
 
 

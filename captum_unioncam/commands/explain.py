@@ -5,7 +5,7 @@ It is ``unioncam compare`` with methods and metrics of its own.
 
 import argparse
 
-from captum_unioncam.commands.arguments import add_pictures
+from captum_unioncam.commands.arguments import add_pictures, add_scorer
 from captum_unioncam.commands.compare import compare_pictures
 from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import check_percent
@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "print their scores."
     )
     add_pictures(parser, metrics="beta", output="unioncam.png")
+    add_scorer(
+        parser, default=None, by_default="auto for methods that mask with every channel, else model"
+    )
     parser.add_argument(
         "--target", default="top1", help="class to explain: top1 (default), a number, or a name"
     )
@@ -49,8 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
         if "theta" not in METHODS[name].options:
             raise ValueError(f"--method {spec} has no theta; drop --theta")
         spec += f":theta={check_percent('--theta', arguments.theta):g}"
+    if arguments.scorer is None:
+        arguments.scorer = "auto" if _masks_with_every_channel(spec) else "model"
     methods = {parse_spec(spec).title(): spec} if arguments.overlay else explained(spec)
     return compare_pictures(arguments, methods, arguments.target, overlay=arguments.overlay)
+
+
+def _masks_with_every_channel(spec: str) -> bool:
+    # Fewer forwards take less time than a runtime takes to be built.
+    name, _, options = parse_spec(spec)
+    return METHODS[name].forwards.per_channel > 0 and "max_masks" not in options
 
 
 def explained(spec: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from captum_unioncam.comparison.compared_methods import compared_methods_of
 from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.comparison.result import summary_of
 from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
-from captum_unioncam.engine import ClassActivationMap
+from captum_unioncam.engine import ClassActivationMap, NamedScorer
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.vision.networks import (
     Network,
@@ -47,6 +47,7 @@ class Session:
         metrics (Sequence[str]): names of metrics.
         baseline (str): name of the baseline.
         quiet (bool): show no progress.
+        scorer (NamedScorer, optional): what runs masked pictures; None for the model.
     """
 
     network: Network
@@ -58,6 +59,7 @@ class Session:
     metrics: Sequence[str]
     baseline: str = "black"
     quiet: bool = False
+    scorer: NamedScorer | None = None
 
     def compared(self, picture: "Image", title: str) -> "Shown":
         """Compare the methods on a picture."""
@@ -68,7 +70,7 @@ class Session:
         result = compare(
             self.methods, x, self.target, forward_func=self.network.model, layer=self.layer,
             baselines=named_baseline(self.baseline, x, black), metrics=self.metrics,
-            show_progress=not self.quiet,
+            scorer=self.scorer, show_progress=not self.quiet,
         )  # fmt: skip
         return Shown(result, seen, [title])
 
@@ -102,6 +104,20 @@ class Session:
             ]
             lines += ["", *aligned(list(means[0]), [list(row.values()) for row in means])]
         return "\n".join(lines)
+
+
+def scorers_told(rows: Sequence[Row]) -> str:
+    """Return a line that says what ran masked pictures; empty where no scorer was asked for.
+
+    Examples::
+
+        >>> scorers_told([{"scorer": "openvino", "deviation": 2e-6}, {"scorer": "model"}])
+        'masked pictures run by openvino, model; scores off by at most 2.0e-06 of the largest'
+    """
+    names = dict.fromkeys(row["scorer"] for row in rows if "scorer" in row)
+    found = [row["deviation"] for row in rows if row.get("deviation") is not None]
+    off = f"; scores off by at most {max(found):.1e} of the largest" if found else ""
+    return f"masked pictures run by {', '.join(names)}{off}" if names else ""
 
 
 def checked_metrics(text: str) -> list[str]:
@@ -141,7 +157,8 @@ def load_session(
     for method in compared_methods_of(methods, network.model, layer.layer):
         if isinstance(method.attribution, ClassActivationMap):
             method.attribution.prepare({"inputs": x, "target": 0, **method.options})
+    scorer = None if arguments.scorer == "model" else NamedScorer(arguments.scorer)
     return Session(
         network, device, layer.layer, layer.name, target, methods, metrics, arguments.baseline,
-        arguments.quiet,
+        arguments.quiet, scorer,
     )  # fmt: skip
