@@ -12,6 +12,7 @@ from captum_unioncam.engine.surrogate import (
     choose_masks,
     completed,
     predict_scores,
+    predicted_deviation,
 )
 
 seeds = st.integers(0, 10_000)
@@ -369,3 +370,113 @@ def test_probabilities_stay_ones_where_one_is_rounded_to_zero():
     found = predict_scores(maps, chosen, y, y)
     assert (found.logits < 0).any()
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
+
+
+def naive_deviation(maps, chosen, y, sums, weight, slope):
+    """The formula, pair by pair: weights and their slopes are functions of mean and deviation."""
+    u = [m.ravel() / np.linalg.norm(m) for m in maps.double().numpy()]
+    distances = sorted(
+        np.linalg.norm(u[i] - u[j]) for a, i in enumerate(chosen) for j in chosen[:a]
+    )
+    length = distances[(len(distances) - 1) // 2]
+
+    def k(i, j):
+        return np.exp(-(np.linalg.norm(u[i] - u[j]) ** 2) / (2 * length**2)) + 0.05 * (i == j)
+
+    inverse = np.linalg.inv([[k(i, j) for j in chosen] for i in chosen])
+    centred = y - y.mean()
+    variance = centred @ inverse @ centred / len(chosen)
+    columns = [
+        np.array([k(i, j) if i != j else k(i, j) - 0.05 for j in chosen]) for i in range(len(u))
+    ]
+    mean = np.array([y.mean() + column @ inverse @ centred for column in columns])
+    mean[chosen] = y
+    w = weight(mean)
+    a = sums.double().flatten(1).numpy()
+    a = a - a.mean(1, keepdims=True)
+    cam = w @ a
+    unknown = [i for i in range(len(u)) if i not in chosen]
+    total = 0
+    for i in unknown:
+        for j in unknown:
+            covariance = variance * (k(i, j) - columns[i] @ inverse @ columns[j])
+            var_i = variance * (1.05 - columns[i] @ inverse @ columns[i])
+            var_j = variance * (1.05 - columns[j] @ inverse @ columns[j])
+            across = a[i] @ a[j] - (a[i] @ cam) * (a[j] @ cam) / (cam @ cam)
+            rho = covariance / np.sqrt(var_i * var_j)
+            total += slope(w[i], var_i) * slope(w[j], var_j) * rho * across
+    return np.sqrt(total) / np.linalg.norm(cam)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(4, 25), st.integers(3, 12))
+def test_deviation_is_the_dense_formula(seed, count, cells):
+    maps, sums = different_maps(seed, count, cells).double(), uniform(seed + 4, count, cells)
+    chosen = choose_masks(maps, uniform(seed, count), max(3, count // 2))
+    if len(chosen) == count:
+        return
+    logits = uniform(seed + 1, len(chosen), 1).double() * 3 - 4
+    scores = uniform(seed + 2, len(chosen), 1).double() * 0.9 + 0.1
+    log_normal = lambda w, var: min(w * np.sqrt(np.exp(var) - 1), 0.5)  # noqa: E731
+    cases = [
+        ("score", "probability", scores.log(), lambda y: np.exp(np.minimum(y, 0)), log_normal),
+        ("score", "logit", scores, lambda y: y, lambda w, var: np.sqrt(var)),
+        ("softmax", "logit", logits, lambda y: np.exp(y) / np.exp(y).sum(), log_normal),
+    ]
+    for weights, kind, y, weight, slope in cases:
+        found = predicted_deviation(maps, chosen, logits, scores, sums, weights, kind)
+        expected = naive_deviation(maps, chosen.tolist(), y[:, 0].numpy(), sums, weight, slope)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_deviation_is_what_correlations_lose():
+    maps = relu_maps(0, 300, 3, 3).double()
+    sums = maps + relu_maps(5, 300, 3, 3)
+    u = torch.nn.functional.normalize(maps.flatten(1))
+    chosen = choose_masks(maps, uniform(1, 300), 40)
+    squared = torch.cdist(u, u).square()
+    pairs = squared[chosen][:, chosen][~torch.eye(40, dtype=torch.bool)]
+    covariance = (-squared / (2 * pairs.median())).exp() + 0.05 * torch.eye(300)
+    normal = torch.randn(300, 400, generator=torch.Generator().manual_seed(2)).double()
+    y = torch.linalg.cholesky(covariance) @ normal + 5
+    d = predicted_deviation(maps, chosen, y[chosen], y[chosen], sums, kind="logit")
+    found = predict_scores(maps, chosen, y[chosen], y[chosen], "logit").scores
+    both = torch.stack([v.T @ sums.flatten(1) for v in (y, found)])
+    both = torch.nn.functional.normalize(both - both.mean(2, keepdim=True), dim=2)
+    lost = both.prod(0).sum(1) ** -2 - 1
+    assert (lost.mean() / d.square().mean()).item() == pytest.approx(1, abs=0.1)
+
+
+def test_deviation_does_not_know_brightness_or_company():
+    maps, y = relu_maps(0, 40, 7), uniform(1, 9, 3)
+    chosen = choose_masks(maps, uniform(3, 40), 9)
+    d = predicted_deviation(maps, chosen, y * 9, y, maps)
+    assert torch.allclose(predicted_deviation(maps, chosen, y * 9, y, maps * 1e4), d)
+    d_of_softmax = predicted_deviation(maps, chosen, y * 9, y, maps, "softmax")
+    shifted = predicted_deviation(maps, chosen, y * 9 + 100, y, maps, "softmax")
+    assert torch.allclose(shifted, d_of_softmax, rtol=1e-4)
+    for t in range(3):
+        alone = predicted_deviation(maps, chosen, y[:, [t]] * 9, y[:, [t]], maps)
+        assert torch.allclose(alone, d[[t]])
+
+
+def test_deviation_is_infinite_where_nothing_is_told():
+    maps, y = relu_maps(0, 20, 6), uniform(1, 5, 1)
+    chosen = choose_masks(maps, uniform(1, 20), 5)
+    same, flat = torch.full((5, 1), 0.3), torch.ones(20, 6)
+    assert predicted_deviation(maps, chosen, y, same, maps).isinf().all()
+    assert predicted_deviation(maps, chosen, y, y, flat).isinf().all()
+    assert predicted_deviation(maps, chosen[:1], y[:1], y[:1], maps).isinf().all()
+    # So far apart that their exponentials overflow.
+    assert predicted_deviation(maps, chosen, y * 1e4, y, maps, "softmax").isinf().all()
+
+
+@pytest.mark.parametrize("first", [1, 5, 19])
+def test_a_choice_goes_on_where_it_ended(first):
+    maps, weights = relu_maps(3, 40, 4, 4), uniform(4, 40)
+    whole = choose_masks(maps, weights, 20)
+    begun = choose_masks(maps, weights, first)
+    assert torch.equal(torch.cat([begun, choose_masks(maps, weights, 20, begun)]), whole)
+    assert torch.equal(choose_masks(maps, weights, 20, begun.flip(0)), whole[first:])
+    assert not len(choose_masks(maps, weights, first, begun))
+    assert sorted(choose_masks(maps, weights, 99, begun).tolist() + begun.tolist()) == [*range(40)]

@@ -25,7 +25,8 @@ from captum_unioncam.engine.maps import (
     unit_range,
     weighted_sum,
 )
-from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
+from captum_unioncam.engine.mask_scoring import MaskScorer
+from captum_unioncam.engine.measured_masks import TOLERANCE, Budget, MaskScores
 from captum_unioncam.engine.options import (
     Attributions,
     Count,
@@ -50,8 +51,10 @@ from captum_unioncam.engine.scorer_choice import NamedScorer
 from captum_unioncam.engine.target_scores import Score
 
 __all__ = [
+    "TOLERANCE",
     "Attributions",
     "BaselineType",
+    "Budget",
     "ClassActivationMap",
     "Count",
     "FeatureOptions",

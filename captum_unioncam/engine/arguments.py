@@ -65,6 +65,15 @@ def check_count_or_none(name: str, value: Any) -> None:
         check_number(name, value, above=0, whole=True)
 
 
+def check_max_masks(name: str, value: Any) -> None:
+    """Raise unless `value` is None, "auto" or an int of at least 1."""
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f'{name} must be an int, "auto" or None, got {value!r}')
+    else:
+        check_count_or_none(name, value)
+
+
 def check_percent(name: str, value: Any) -> float:
     """Return `value` as float.
 
@@ -109,6 +118,11 @@ def parse_inputs(inputs: Any) -> tuple[Tensor, ...]:
         if value.dim() == 0 or len(value) == 0:
             raise ValueError(
                 f"inputs must hold at least one example, got shape {tuple(value.shape)}"
+            )
+        if value.is_meta:
+            raise ValueError(
+                f"inputs must hold values, got a meta tensor of shape {tuple(value.shape)}; make "
+                'it without torch.device("meta"), and the model too'
             )
     if not parsed:
         raise ValueError("inputs is an empty tuple")

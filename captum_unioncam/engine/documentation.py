@@ -38,9 +38,16 @@ grad_kwargs (dict[str, Any], optional): passed to ``torch.autograd.grad``.
     Default: None
 """,
     "max_masks": """\
-max_masks (int, optional): forward at most so many masks of an example, chosen to stand
-    for the others, whose scores are predicted; None forwards every distinct one.
-    Default: None
+max_masks (int or str, optional): forward at most so many masks of an example, chosen to
+    stand for the others, whose scores are predicted; "auto" forwards as many as
+    ``tolerance`` needs; None forwards every distinct one. Default: None
+""",
+    "tolerance": """\
+tolerance (float, optional): with ``max_masks="auto"``, the deviation from the exact map
+    at which no more masks are forwarded, estimated from the uncertainty of the
+    predicted scores, in units of the map's own variation over space: at 0.1 maps
+    correlate by about 0.995. Every example stops for itself; where predictions do not
+    tell, all masks are forwarded. Default: 0.1
 """,
     "seed": """\
 seed (int or torch.Generator, optional): seed of what is drawn, or a generator to draw

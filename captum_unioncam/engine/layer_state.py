@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,12 @@ from captum_unioncam.engine.feature_scoring import FeatureScorer
 from captum_unioncam.engine.layout import Layouts
 from captum_unioncam.engine.layout_finding import ShapesSeen, check_maskable, find_layout
 from captum_unioncam.engine.locks import cached_property, exclusive_use
-from captum_unioncam.engine.mask_scoring import MaskScorer, MaskScores
+from captum_unioncam.engine.mask_scoring import MaskScorer
+from captum_unioncam.engine.measured_masks import TOLERANCE, Budget, MaskScores, MeasuredMasks
 from captum_unioncam.engine.modules import evaluating, in_training, model_behind
 from captum_unioncam.engine.request import Request, copied
 from captum_unioncam.engine.row_stream import RowStream
+from captum_unioncam.engine.surrogate import Weights
 from captum_unioncam.engine.target_scores import (
     TargetScores,
     at_least_float32,
@@ -36,14 +38,17 @@ class SharedMeasurements:
 
     Attributes:
         states (list): per target, one state for each tensor of the layer.
-        tables (dict): by layer tensor and what masks, scores of masked inputs, one table per
-            target.
+        measured (dict): by layer tensor and what masks, the masks that were forwarded.
+        tables (dict): by these and the budget, scores of masked inputs, one table per target.
         seen (ShapesSeen): what the model's convolutions and pooling gave on the clean inputs.
         scorers (dict): by the inputs that are masked, what masks them; several layers may share it.
     """
 
     states: list[tuple["LayerState", ...]] = field(default_factory=list)
-    tables: dict[tuple[int, Hashable], list[MaskScores]] = field(default_factory=dict)
+    measured: dict[tuple[int, Hashable], MeasuredMasks] = field(default_factory=dict)
+    tables: dict[tuple[int, Hashable, Budget | None], list[MaskScores]] = field(
+        default_factory=dict
+    )
     seen: ShapesSeen = field(default_factory=ShapesSeen)
     scorers: dict[tuple[bool, ...], MaskScorer] = field(default_factory=dict)
 
@@ -98,31 +103,46 @@ class LayerState:
             scorers[masked] = MaskScorer(request, masked, request.baselines, self.target)
         return scorers[masked]
 
-    def channel_scores(self, max_masks: int | None = None) -> MaskScores:
+    def channel_scores(
+        self,
+        max_masks: int | Literal["auto"] | None = None,
+        tolerance: float = TOLERANCE,
+        weights: Weights = "score",
+    ) -> MaskScores:
         """Score every channel of A as a mask, once for all targets and methods that ask.
 
         Args:
-            max_masks (int, optional): forward at most so many masks of an example and predict
-                the scores of the others; None forwards all. Default: None
+            max_masks (int or str, optional): forward at most so many masks of an example, or with
+                "auto" as many as the tolerance needs, and predict the scores of the others; None
+                forwards all. Default: None
+            tolerance (float, optional): with "auto", the estimated deviation of the map that is
+                tolerated. Default: 0.1
+            weights (str, optional): what weighs channels in that map, their "score" or the
+                "softmax" of their raw outputs. Default: "score"
 
         Returns:
             *MaskScores* of this state's target, each (N, C).
         """
-        return self.scores_once(max_masks, self.activations, max_masks)
+        budget = None if max_masks is None else Budget(max_masks, tolerance, weights)
+        return self.scores_once("channels", self.activations, budget)
 
-    def scores_once(self, name: Hashable, maps: Tensor, max_masks: int | None = None) -> MaskScores:
+    def scores_once(self, name: Hashable, maps: Tensor, budget: Budget | None = None) -> MaskScores:
         """Score maps that no target decides on, once for all targets and methods that ask.
 
         Args:
             name (Hashable): what tells these maps of the layer from others that are scored so.
             maps (Tensor): maps of shape (N, K, *spatial).
-            max_masks (int, optional): as in `channel_scores`. Default: None
+            budget (Budget, optional): how many are forwarded; budgets share what they forward.
+                Default: None
         """
-        tables, key = self.shared.tables, (self.position, name)
-        if key not in tables:
-            targets = [states[self.position].target for states in self.shared.states]
-            tables[key] = self.masks.score_for(targets, maps, show=True, max_masks=max_masks)
-        return tables[key][self.number]
+        shared, which = self.shared, (self.position, name)
+        if which not in shared.measured:
+            targets = [states[self.position].target for states in shared.states]
+            shared.measured[which] = self.masks.measuring(targets, maps)
+        key = (*which, budget)
+        if key not in shared.tables:
+            shared.tables[key] = shared.measured[which].tables(budget, show=True)
+        return shared.tables[key][self.number]
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""

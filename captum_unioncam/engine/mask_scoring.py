@@ -1,33 +1,30 @@
 """Scores of the target on inputs masked by maps."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from captum_unioncam.engine.arguments import check_finite
-from captum_unioncam.engine.captum_compat import NullProgress, progress
+from captum_unioncam.engine.captum_compat import NullProgress, Progress, progress
 from captum_unioncam.engine.locks import cached_property
 from captum_unioncam.engine.maps import (
-    DistinctMaps,
     distinct,
     min_max,
-    resize,
     resized_extrema,
     scale_for_resize,
     unit_range,
 )
+from captum_unioncam.engine.measured_masks import Budget, MaskScores, MeasuredMasks, Spent
+from captum_unioncam.engine.measured_masks import Finish as Finish
 from captum_unioncam.engine.row_stream import RowStream
-from captum_unioncam.engine.surrogate import budgeted, completed
 from captum_unioncam.engine.target_scores import TargetScores, at_least_float32
 
 if TYPE_CHECKING:
     from captum_unioncam.engine.request import Request
-
-# Makes masks of maps resized to each masked input; all masked inputs share one scale.
-Finish = Callable[[list[Tensor]], list[Tensor]]
 
 
 def min_max_together(resized: list[Tensor]) -> list[Tensor]:
@@ -39,25 +36,6 @@ def min_max_together(resized: list[Tensor]) -> list[Tensor]:
 def as_they_are(resized: list[Tensor]) -> list[Tensor]:
     """Use resized maps as masks unchanged."""
     return resized
-
-
-class MaskScores(NamedTuple):
-    """Scores of masked inputs.
-
-    Attributes:
-        logits (Tensor): the target's raw output, (N, K), zero for maps that are not `live`.
-        scores (Tensor): the target's score f_c, (N, K); maps that are not live have f_c(I_b).
-        live (Tensor): False for flat maps, which mask everything, (N, K) bool.
-        logit_std (Tensor): standard deviation of raw outputs that were predicted, zero for those
-            that were measured, (N, K).
-        score_std (Tensor): the same of scores, (N, K).
-    """
-
-    logits: Tensor
-    scores: Tensor
-    live: Tensor
-    logit_std: Tensor
-    score_std: Tensor
 
 
 class MaskScorer:
@@ -113,7 +91,7 @@ class MaskScorer:
         *,
         show: bool = False,
         finish: Finish = min_max_together,
-        max_masks: int | None = None,
+        budget: Budget | None = None,
     ) -> MaskScores:
         """Score the inputs masked by each map, resized to them and min-max scaled to [0, 1].
 
@@ -124,8 +102,8 @@ class MaskScorer:
             show (bool, optional): show a progress bar if the call asked for one. Default: False
             finish (Callable, optional): makes masks of resized maps, given one tensor
                 (R, 1, *size) for each masked input. Default: min-max scaling
-            max_masks (int, optional): forward at most so many distinct maps of an example and
-                predict the scores of the others. Default: None
+            budget (Budget, optional): how many distinct maps of an example are forwarded, where
+                the scores of the others are predicted. Default: None
 
         Returns:
             *MaskScores* for the N x K masked inputs, in float32 or better.
@@ -133,73 +111,20 @@ class MaskScorer:
         Raises:
             ValueError: if a masked input has a score that is not finite.
         """
-        return self.score_for([self.target], maps, show=show, finish=finish, max_masks=max_masks)[0]
+        return self.measuring([self.target], maps, finish).tables(budget, show=show)[0]
 
-    def score_for(
-        self,
-        targets: Sequence[TargetScores],
-        maps: Tensor,
-        *,
-        show: bool = False,
-        finish: Finish = min_max_together,
-        max_masks: int | None = None,
-    ) -> list[MaskScores]:
-        """Score maps like `score`, for several targets with the same forwards."""
-        prepared = unit_range(maps)
-        if max_masks is None:
-            return self._table(targets, distinct(prepared), show, finish)
-        # In float64 neither large values nor the order in which channels merge matter.
-        gains = maps.double().flatten(2).std(2, correction=0)
-        masks = distinct(prepared)
-        weights = gains.new_zeros(len(masks.rows)).index_add(
-            0, masks.inverse, gains[masks.channels]
-        )
-        # Many small steps, which a CPU takes faster than an accelerator.
-        chosen = budgeted(masks.rows.cpu(), masks.maps[:, 0].cpu(), weights.cpu(), max_masks)
-        return self._table(targets, masks, show, finish, chosen)
+    def measuring(
+        self, targets: Sequence[TargetScores], maps: Tensor, finish: Finish = min_max_together
+    ) -> MeasuredMasks:
+        """Return what scores maps like `score`, for several targets and budgets together."""
+        return MeasuredMasks(self, targets, maps, distinct(unit_range(maps)), finish)
 
     def score_prepared(
         self, maps: Tensor, *, show: bool = False, finish: Finish = as_they_are
     ) -> MaskScores:
         """Score maps like `score`, but without scaling them at their own resolution."""
-        return self._table([self.target], distinct(maps), show, finish)[0]
-
-    def _table(
-        self,
-        targets: Sequence[TargetScores],
-        maps: DistinctMaps,
-        show: bool,
-        finish: Finish,
-        chosen: Tensor | None = None,
-    ) -> list[MaskScores]:
-        """Score scaled maps; where only some are `chosen`, (M,) bool, predict the others."""
-        on = slice(None) if chosen is None else chosen.to(maps.rows.device)
-        shown = maps.maps[on].to(self.device)
-
-        def masks(chunk: slice) -> list[Tensor]:
-            return finish([resize(shown[chunk], size) for size in self.sizes])
-
-        reads = self.score_rows(maps.rows[on], masks, targets=targets, show=show)
-        # Logits, scores and their standard deviations, each (M, T).
-        columns = [torch.stack(values, dim=1) for values in zip(*reads, strict=True)]
-        columns += [torch.zeros_like(values) for values in columns]
-        if chosen is not None and not bool(chosen.all()):
-            low, (logits, scores) = maps.maps[:, 0].cpu(), (v.cpu() for v in columns[:2])
-            columns = _completed(maps.rows.cpu(), low, chosen, logits, scores, targets)
-        live = maps.channels
-        tables = []
-        for number, target in enumerate(targets):
-            base = self._baseline_for(target)
-            zero = torch.zeros_like(base.scores)
-            table = []
-            for start, values in zip((zero, base.scores, zero, zero), columns, strict=True):
-                column = start.to(live.device).repeat(1, live.shape[1])
-                column[live] = values[:, number].to(column)[maps.inverse]
-                table.append(column)
-            cause = "the network overflows on them, or a callable score returns such values"
-            check_finite("scores of masked inputs", table[1], cause)
-            tables.append(MaskScores(table[0], table[1], live, table[2], table[3]))
-        return tables
+        measured = MeasuredMasks(self, [self.target], maps, distinct(maps), finish)
+        return measured.tables(show=show)[0]
 
     def score_rows(
         self,
@@ -208,6 +133,7 @@ class MaskScorer:
         *,
         targets: Sequence[TargetScores] | None = None,
         show: bool = False,
+        bar: Progress | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
         """Mask examples with masks made chunk by chunk, and read the outputs.
 
@@ -218,14 +144,13 @@ class MaskScorer:
             targets (Sequence[TargetScores], optional): what to read; the call's own target by
                 default. Default: None
             show (bool, optional): show a progress bar if the call asked for one. Default: False
+            bar (Progress, optional): a bar that is shown already. Default: None
 
         Returns:
             *list* of (raw outputs, scores) for each target, both (R,).
         """
         rows = rows.to(self.device)
-        description = self.request.description if show else None
-        bar = progress if description else NullProgress
-        with bar(desc=description, total=len(rows), unit="mask") as shown:
+        with nullcontext(bar) if bar is not None else self.bar(len(rows), show) as shown:
             return self.stream.score_rows(
                 rows,
                 lambda chunk: self.masked_inputs(masks(chunk), rows[chunk]),
@@ -233,12 +158,20 @@ class MaskScorer:
                 shown,
             )
 
+    def bar(self, total: int, show: bool) -> AbstractContextManager[Progress]:
+        """Return a progress bar of so many masks, a silent one unless the call asked for one."""
+        description = self.request.description if show else None
+        kind: Any = progress if description else NullProgress
+        bar: AbstractContextManager[Progress] = kind(desc=description, total=total, unit="mask")
+        return bar
+
     @cached_property
     def baseline(self) -> MaskScores:
         """Scores of the baselines alone, f_c(I_b), as a table of one column."""
-        return self._baseline_for(self.target)
+        return self.baseline_for(self.target)
 
-    def _baseline_for(self, target: TargetScores) -> MaskScores:
+    def baseline_for(self, target: TargetScores) -> MaskScores:
+        """Return `baseline` as another target reads it."""
         count, outputs = self.request.num_examples, self._baseline_outputs
         if self._rows_differ():
             reads = [target.read(output, rows) for rows, output in outputs]
@@ -248,7 +181,7 @@ class MaskScorer:
         cause = "try other baselines, or look at what a callable score returns for them"
         check_finite("scores of the baselines", scores, cause)
         live, zero = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
-        return MaskScores(logits, scores, live, zero, zero)
+        return MaskScores(logits, scores, live, zero, zero, Spent(*[zero[:, 0]] * 2))
 
     @cached_property
     def _baseline_outputs(self) -> list[tuple[Tensor, Any]]:
@@ -296,25 +229,6 @@ class MaskScorer:
     def _laid_out(self, x: Tensor) -> Tensor:
         is_last = self.stream.channels_last and x.dim() == 4
         return x.contiguous(memory_format=torch.channels_last) if is_last else x
-
-
-def _completed(
-    rows: Tensor,
-    maps: Tensor,
-    chosen: Tensor,
-    logits: Tensor,
-    scores: Tensor,
-    targets: Sequence[TargetScores],
-) -> list[Tensor]:
-    """Predict what was not forwarded, apart for targets whose scores are of different kinds."""
-    kinds = [target.score for target in targets]
-    found = [v.new_zeros(len(rows), len(targets)) for v in (logits, scores) * 2]
-    for kind in dict.fromkeys(kinds):
-        on = [number for number, other in enumerate(kinds) if other == kind]
-        some = completed(rows, maps, chosen, logits[:, on], scores[:, on], kind)
-        for column, values in zip(found, some, strict=True):
-            column[:, on] = values
-    return found
 
 
 def _as_tensor(baseline: Tensor | int | float, x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from captum_unioncam.engine.arguments import (
     check_choice,
-    check_count_or_none,
     check_flag,
+    check_max_masks,
     check_number,
     check_percent,
 )
@@ -27,7 +27,7 @@ GradKwargs = dict[str, Any] | None
 
 # An option's check, which raises for wrong values before any forward, stands in its type.
 Count = Annotated[int, partial(check_number, above=0, whole=True)]
-MaxMasks = Annotated[int | None, check_count_or_none]
+MaxMasks = Annotated[int | Literal["auto"] | None, check_max_masks]
 NotNegative = Annotated[float, partial(check_number, least=0)]
 Number = Annotated[float, check_number]
 Percent = Annotated[float, check_percent]

@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    TOLERANCE,
     Attributions,
     ClassActivationMap,
     Forwards,
@@ -16,6 +17,7 @@ from captum_unioncam.engine import (
     MaskOptions,
     MaxMasks,
     Percent,
+    Positive,
     Source,
     TargetType,
     percentile,
@@ -55,6 +57,10 @@ class FusionCAMDetails(NamedTuple):
         beta_denoised (Tensor): score of D over the baseline, (N,).
         beta_region (Tensor): score of R over the baseline, (N,).
         beta_union (Tensor): score of U over the baseline, (N,).
+        channel_masks (Tensor): how many masks were forwarded for the channels, (N,).
+        deviation (Tensor): estimated deviation of R from the exact one, in units of its variation
+            over space, (N,): zero where all masks were forwarded, infinite where those that were
+            do not tell.
     """
 
     denoised: Tensor
@@ -63,6 +69,8 @@ class FusionCAMDetails(NamedTuple):
     beta_denoised: Tensor
     beta_region: Tensor
     beta_union: Tensor
+    channel_masks: Tensor
+    deviation: Tensor
 
 
 class FusionCAMOptions(MaskOptions, total=False):
@@ -71,6 +79,7 @@ class FusionCAMOptions(MaskOptions, total=False):
     theta: Percent
     region_weights: Weights
     max_masks: MaxMasks
+    tolerance: Positive
 
 
 class LayerFusionCAM(ClassActivationMap):
@@ -175,6 +184,7 @@ class LayerFusionCAM(ClassActivationMap):
         theta: Percent = 10.0,
         region_weights: Weights = "softmax",
         max_masks: MaxMasks = None,
+        tolerance: Positive = TOLERANCE,
         return_details: bool = False,
         **options: Unpack[MaskOptions],
     ) -> Attributions | tuple[Attributions, Any]:
@@ -193,12 +203,18 @@ class LayerFusionCAM(ClassActivationMap):
         return (maps, details) if return_details else maps
 
     def cam(
-        self, state: LayerState, theta: Percent, region_weights: Weights, max_masks: MaxMasks
+        self,
+        state: LayerState,
+        theta: Percent,
+        region_weights: Weights,
+        max_masks: MaxMasks,
+        tolerance: Positive,
     ) -> tuple[Tensor, FusionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
         D = masks.scale_for_resize(G.where(percentile(G, theta) <= G, 0))
-        w = channel_weights(state.channel_scores(max_masks), region_weights)
+        masked = state.channel_scores(max_masks, tolerance, region_weights)
+        w = channel_weights(masked, region_weights)
         R = masks.scale_for_resize(weighted_sum(w, A).relu())
         over_D, over_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
         beta_D, beta_R = shares(over_D, over_R)
@@ -211,7 +227,7 @@ class LayerFusionCAM(ClassActivationMap):
             s * torch.maximum(first, second) + (1 - s) * (first + second) / 2
         )
         D, R, U = (M.to(state.layer_tensor.dtype) for M in (D, R, U))
-        return L, FusionCAMDetails(D, R, U, over_D, over_R, over_U)
+        return L, FusionCAMDetails(D, R, U, over_D, over_R, over_U, *masked.spent)
 
 
 def _times(beta: Tensor, M: Tensor) -> Tensor:

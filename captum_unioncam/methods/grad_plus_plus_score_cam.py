@@ -6,7 +6,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    TOLERANCE,
     Attributions,
+    Budget,
     ClassActivationMap,
     Forwards,
     GradKwargs,
@@ -15,6 +17,7 @@ from captum_unioncam.engine import (
     MaskOptions,
     MaskScores,
     MaxMasks,
+    Positive,
     Source,
     TargetType,
     unit_range,
@@ -80,6 +83,7 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
         combine: Combine = "masks",
         weights: Weights = "score",
         max_masks: MaxMasks = None,
+        tolerance: Positive = TOLERANCE,
         **options: Unpack[MaskOptions],
     ) -> Attributions:
         """Compute the map.
@@ -95,25 +99,32 @@ class LayerGradPlusPlusScoreCAM(ClassActivationMap):
         return self.explain(locals())
 
     def cam(
-        self, state: LayerState, combine: Combine, weights: Weights, max_masks: MaxMasks
+        self,
+        state: LayerState,
+        combine: Combine,
+        weights: Weights,
+        max_masks: MaxMasks,
+        tolerance: Positive,
     ) -> Tensor:
+        budget = None if max_masks is None else Budget(max_masks, tolerance, weights)
         A = state.activations
         w = plus_plus_weights(A, state.gradients)
         B = w.reshape(*A.shape[:2], *[1] * (A.dim() - 2)) * A
         if combine == "masks":
-            return weighted_sum(channel_weights(_masks_of(state, w, B, max_masks), weights), B)
-        s = channel_weights(state.channel_scores(max_masks), weights)
+            return weighted_sum(channel_weights(_masks_of(state, w, B, budget), weights), B)
+        s = channel_weights(state.channel_scores(max_masks, tolerance, weights), weights)
         coarse = unit_range(B.sum(1, keepdim=True).relu())
         fine = unit_range(weighted_sum(s, A).relu())
         return coarse * fine if combine == "product" else (coarse + fine) / 2
 
 
-def _masks_of(state: LayerState, w: Tensor, B: Tensor, max_masks: int | None) -> MaskScores:
+def _masks_of(state: LayerState, w: Tensor, B: Tensor, budget: Budget | None) -> MaskScores:
     """Score the weighted channels B = w A as masks; positive weights leave A's own masks."""
-    # A negative weight turns its mask inside out, which is no mask of A's table.
-    if (w < 0).any():
-        return state.masks.score(B, show=True, max_masks=max_masks)
-    own, base = state.channel_scores(max_masks), state.masks.baseline
+    # A negative weight turns its mask inside out, which is no mask of A's table; and which masks
+    # the map needs is told by what it sums.
+    if (w < 0).any() or (budget is not None and budget.max_masks == "auto"):
+        return state.masks.score(B, show=True, budget=budget)
+    own, base = state.scores_once("channels", state.activations, budget), state.masks.baseline
     on = own.live & (w > 0)
     logits, scores = own.logits.where(on, 0), own.scores.where(on, base.scores.to(w.device))
     return own._replace(logits=logits, scores=scores, live=on)

@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    TOLERANCE,
     Attributions,
     ClassActivationMap,
     Forwards,
@@ -16,6 +17,7 @@ from captum_unioncam.engine import (
     MaskOptions,
     MaskScores,
     MaxMasks,
+    Positive,
     Source,
     TargetType,
     weighted_sum,
@@ -85,6 +87,7 @@ class LayerScoreCAM(ClassActivationMap):
         *,
         weights: Weights = "score",
         max_masks: MaxMasks = None,
+        tolerance: Positive = TOLERANCE,
         **options: Unpack[MaskOptions],
     ) -> Attributions:
         """Compute the map.
@@ -95,6 +98,8 @@ class LayerScoreCAM(ClassActivationMap):
         """
         return self.explain(locals())
 
-    def cam(self, state: LayerState, weights: Weights, max_masks: MaxMasks) -> Tensor:
-        masked = state.channel_scores(max_masks)
+    def cam(
+        self, state: LayerState, weights: Weights, max_masks: MaxMasks, tolerance: Positive
+    ) -> Tensor:
+        masked = state.channel_scores(max_masks, tolerance, weights)
         return weighted_sum(channel_weights(masked, weights), state.activations)

@@ -45,7 +45,7 @@ def average(state: LayerState, passes: Iterable[MaskScores], number: int) -> Mas
             shown.update()
     mean = torch.stack([masked.scores for masked in done]).mean(0)
     none = torch.zeros_like(mean)
-    return MaskScores(mean, mean, done[0].live, none, none)
+    return MaskScores(mean, mean, done[0].live, none, none, done[0].spent)
 
 
 class LayerSSCAM(ClassActivationMap):

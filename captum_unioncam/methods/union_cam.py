@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
+    TOLERANCE,
     Attributions,
     ClassActivationMap,
     Forwards,
@@ -17,6 +18,7 @@ from captum_unioncam.engine import (
     MaskScores,
     MaxMasks,
     Percent,
+    Positive,
     Source,
     TargetType,
     percentile,
@@ -49,6 +51,10 @@ class UnionCAMDetails(NamedTuple):
         channel_std (Tensor): standard deviation of the channels' scores that ``max_masks`` left
             to prediction, or of their raw outputs with ``region_weights="softmax"``; zero for
             channels that were forwarded, (N, C).
+        channel_masks (Tensor): how many masks were forwarded for the channels, (N,).
+        deviation (Tensor): estimated deviation of R from the exact one, in units of its variation
+            over space, (N,): zero where all masks were forwarded, infinite where those that were
+            do not tell.
     """
 
     denoised: Tensor
@@ -59,6 +65,8 @@ class UnionCAMDetails(NamedTuple):
     beta_union: Tensor
     selected_union: Tensor
     channel_std: Tensor
+    channel_masks: Tensor
+    deviation: Tensor
 
 
 def denoise(
@@ -164,6 +172,7 @@ class UnionCAMOptions(MaskOptions, total=False):
     alpha: Alpha
     region_weights: RegionWeights
     max_masks: MaxMasks
+    tolerance: Positive
 
 
 class LayerUnionCAM(ClassActivationMap):
@@ -288,6 +297,7 @@ class LayerUnionCAM(ClassActivationMap):
         alpha: Alpha = "sum",
         region_weights: RegionWeights = "score",
         max_masks: MaxMasks = None,
+        tolerance: Positive = TOLERANCE,
         return_details: bool = False,
         **options: Unpack[MaskOptions],
     ) -> Attributions | tuple[Attributions, Any]:
@@ -338,10 +348,11 @@ class LayerUnionCAM(ClassActivationMap):
         alpha: Alpha,
         region_weights: RegionWeights,
         max_masks: MaxMasks,
+        tolerance: Positive,
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
         D = masks.scale_for_resize(denoise(A, W, theta, denoise_on, alpha))
-        masked = state.channel_scores(max_masks)
+        masked = state.channel_scores(max_masks, tolerance, region_weights)
         R = masks.scale_for_resize(region(A, masked, region_weights))
         beta_D, beta_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
         DR = masks.scale_for_resize(unite(D, R, beta_D, beta_R))
@@ -357,4 +368,4 @@ class LayerUnionCAM(ClassActivationMap):
             )
         L, selected = select(D, R, DR, beta_R, beta_DR)
         D, R, DR = (M.to(state.layer_tensor.dtype) for M in (D, R, DR))
-        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std)
+        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std, *masked.spent)
