@@ -76,7 +76,7 @@ def _draw_row(
     names: Callable[[str], str],
 ) -> None:
     comparison = part.comparison
-    picture = _pictures(part)[n]
+    picture = pictures_of(part)[n]
     size = tuple(picture.shape[:2])
     label = comparison.classes[n][k]
     cells = {
@@ -108,7 +108,7 @@ def _scores(row: Row, metrics: Sequence[str]) -> str:
     return "\n".join([*lines, *choice_of(row).replace(": ", " chosen:\n").splitlines()])
 
 
-def _pictures(part: Shown) -> Tensor:
+def pictures_of(part: Shown) -> Tensor:
     """Return pictures to draw, (N, H, W, 3 or nothing), in [0, 1]."""
     images = next((x for x in part.comparison.inputs if x.dim() == 4), None)
     if images is None:

@@ -165,7 +165,8 @@ class Comparison(ComparisonData):
             ModuleNotFoundError: without matplotlib or Pillow, parts of the extra ``demo``.
             ValueError: if `pictures` do not fit the inputs.
         """
-        from captum_unioncam.comparison.html import Shown, report
+        from captum_unioncam.comparison.figure import Shown
+        from captum_unioncam.comparison.html import report
 
         page = report([Shown(self, pictures)], self.summary(), names or str, heading)
         with written_whole(Path(path)) as partial:
@@ -186,9 +187,10 @@ class Comparison(ComparisonData):
         # Where frames are not shown, or the extra is missing, the table is.
         try:
             from captum_unioncam.comparison.html import framed
+
+            return table + framed(self, self.summary())
         except ModuleNotFoundError:
             return table
-        return table + framed(self, self.summary())
 
     def _caption(self) -> str:
         examples, classes = self.probabilities.shape
