@@ -9,7 +9,15 @@ from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
-from captum_unioncam.benchmark.data import VOC_CLASSES, Item, find_data, matched, sampled
+from captum_unioncam.benchmark.data import (
+    VOC_CLASSES,
+    DataSet,
+    Item,
+    find_data,
+    matched,
+    mosaics_of,
+    sampled,
+)
 from captum_unioncam.benchmark.loading import (
     Pictures,
     box_steps,
@@ -329,3 +337,76 @@ def test_a_preprocessing_that_fails_is_said(tmp_path):
 )
 def test_the_scale_of_a_preprocessing(preprocess, rows, columns):
     assert scale_of((500, 375), box_steps(preprocess)) == pytest.approx((rows, columns))
+
+
+def test_mosaics_use_every_picture_at_most_once(tmp_path):
+    items = tuple(Item(f"{i}.png", (i // 2,)) for i in range(18))
+    data = DataSet("some", tmp_path, items)
+    mosaics = mosaics_of(data, 2, seed=3)
+    assert len(mosaics) == 4
+    used = [image for mosaic in mosaics for image in mosaic.cells]
+    assert len(set(used)) == len(used) == 16
+    label = {item.image: item.labels[0] for item in items}
+    for mosaic in mosaics:
+        assert mosaic.labels == tuple(label[image] for image in mosaic.cells)
+        assert len(set(mosaic.labels)) == 4
+        assert mosaic.image == " + ".join(mosaic.cells)
+    assert mosaics_of(data, 2, seed=3) == mosaics
+    assert mosaics_of(data, 2, seed=4) != mosaics
+    assert [len(mosaic.cells) for mosaic in mosaics_of(data, 3, seed=0)] == [9, 9]
+    with pytest.raises(ValueError, match="a mosaic of 16 cells needs 16 different classes, got 9"):
+        mosaics_of(data, 4, seed=0)
+    with pytest.raises(ValueError, match="pictures with one label each.*got some"):
+        mosaics_of(DataSet("some", tmp_path, (*items, Item("x.png"))), 2, seed=0)
+
+
+def test_the_digest_of_mosaics_is_that_of_their_pictures(tmp_path):
+    for i in range(4):
+        draw(tmp_path / f"{i}.png")
+    items = tuple(Item(f"{i}.png", (i,)) for i in range(4))
+    plain = DataSet("some", tmp_path, items)
+    [mosaic] = mosaics_of(plain, 2, seed=0)
+    both = DataSet("some", tmp_path, (*items, mosaic))
+    before = plain.sha256(), both.sha256()
+    assert len(set(before)) == 2
+    draw(tmp_path / "2.png", size=(80, 60))
+    assert plain.sha256() != before[0]
+    assert DataSet("some", tmp_path, (mosaic,)).sha256() != both.sha256() != before[1]
+
+
+def test_mosaics_are_prepared_cell_by_cell(tmp_path):
+    for i in range(4):
+        draw(tmp_path / f"{i}.png", color=(60 * i, 0, 0))
+    data = DataSet("some", tmp_path, tuple(Item(f"{i}.png", (i,)) for i in range(4)))
+    [mosaic] = mosaics_of(data, 2, seed=0)
+    made = Pictures(DataSet("some", tmp_path, (mosaic,)), network())[0]
+    assert made.x.shape == made.black.shape == made.shown.shape == (1, 3, 224, 224)
+    for cell, label in enumerate(mosaic.labels):
+        row, column = divmod(cell, 2)
+        corner = made.x[0, 0, 112 * row : 112 * (row + 1), 112 * column : 112 * (column + 1)]
+        torch.testing.assert_close(corner, torch.full((112, 112), 60 * label / 255))
+    assert not made.black.any()
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    assert (
+        "1.png: not a readable picture"
+        in Pictures(DataSet("some", tmp_path, (mosaic,)), network())[0].error
+    )
+
+
+def test_another_photograph_is_the_next_that_fits(tmp_path):
+    for i in range(4):
+        draw(tmp_path / f"{i}.png", color=(60 * i, 0, 0), size=(40, 30) if i != 2 else (30, 40))
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    data = find_data(tmp_path)
+    fitting = Pictures(data, network(preprocess=v2.Compose([v2.PILToTensor()])), others=True)
+    # The second is broken, the third of another size.
+    assert fitting[0].other[0, 0, 0, 0] == 180
+    assert fitting[3].other[0, 0, 0, 0] == 0
+    assert "no other photograph" in fitting[2].error
+    assert Pictures(data, network())[0].other.numel() == 0
+    [mosaic] = mosaics_of(
+        DataSet("", tmp_path, tuple(Item(f"{i}.png", (i,)) for i in range(4))), 2, 0
+    )
+    with_mosaic = DataSet("", tmp_path, (Item("0.png"), mosaic, Item("3.png")))
+    both = Pictures(with_mosaic, network(), others=True)
+    torch.testing.assert_close(both[0].other[0, 0, 0, 0], torch.tensor(180 / 255))

@@ -12,12 +12,12 @@ import torch
 from captum_unioncam.benchmark.gallery import most_disputed
 from captum_unioncam.benchmark.measure_picture import disagreement
 from captum_unioncam.benchmark.presets import PRESETS, labelled
-from captum_unioncam.benchmark.report import write_report
+from captum_unioncam.benchmark.report import means_table, write_report
 from captum_unioncam.benchmark.rows import appending
 from captum_unioncam.benchmark.settings import keep
 from captum_unioncam.benchmark.table import Estimate, resampled, table_of
 from captum_unioncam.comparison.method_spec import parse_spec
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import METRICS, metric_of
 from tests.test_benchmark_rows import SETTINGS
 
 
@@ -270,7 +270,8 @@ def test_presets_name_what_there_is():
     for name, preset in PRESETS.items():
         labels = labelled(preset.methods)
         assert "unioncam" in labels.values(), name
-        assert set(preset.metrics) <= set(METRICS)
+        assert {metric.partition(":")[0] for metric in preset.metrics} <= set(METRICS)
+        assert all(metric_of(metric).title for metric in preset.metrics)
     assert list(labelled(PRESETS["ablation"].methods)) == [
         *("Grad-CAM", "UnionCAM denoised", "UnionCAM region", "UnionCAM union", "UnionCAM")
     ]
@@ -287,3 +288,87 @@ def test_methods_that_are_no_methods():
         labelled(["gradcam", "unioncam", "gradcam"])
     with pytest.raises(ValueError, match="no method 'unioncm'; closest: 'unioncam'"):
         labelled(["unioncm"])
+
+
+POINTING = "grid_pointing_at_area:area=0.25"
+
+
+def of_three(values, metric):
+    """Rows of Grad-CAM, UnionCAM and a control, all with one metric."""
+    return [
+        row(f"{metric}{i:03}", method, value, metric=metric)
+        for i, triple in enumerate(values)
+        for method, value in zip(("Grad-CAM", "UnionCAM", "All ones"), triple, strict=True)
+    ]
+
+
+def with_controls():
+    methods = {"Grad-CAM": "gradcam", "UnionCAM": "unioncam", "All ones": "ones"}
+    return replace(SETTINGS, methods=methods, metrics=["average_drop", POINTING])
+
+
+def test_rivals_are_the_best_others_that_are_no_controls():
+    table = table_of(of_three([(20.0 + i, 18.0 + i, 0.0) for i in range(9)], "average_drop"),
+                     with_controls())  # fmt: skip
+    rivals = {method: found["average_drop"] for method, found in table.rivals.items()}
+    assert {m: r.method for m, r in rivals.items()} == {
+        "Grad-CAM": "UnionCAM", "UnionCAM": "Grad-CAM", "All ones": "UnionCAM"
+    }  # fmt: skip
+    assert rivals["Grad-CAM"].difference == Estimate(2.0, 2.0, 2.0)
+    assert rivals["UnionCAM"].difference == Estimate(-2.0, -2.0, -2.0)
+    assert rivals["All ones"].difference.mean == -22.0
+
+
+def test_mosaics_are_a_kind_of_rows_of_their_own(tmp_path):
+    settings = with_controls()
+    drops = of_three([(20.0 + i, 18.0 + i, 0.0) for i in range(9)], "average_drop")
+    shares = of_three([(0.9, 0.5 + i / 10, 0.25) for i in range(3)], POINTING)
+    table = table_of([*shares, *drops], settings)
+    assert (table.images, table.mosaics, table.pairs) == (9, 3, 9)
+    assert table.means["UnionCAM"][POINTING].mean == pytest.approx(0.6)
+    assert table.means["UnionCAM"]["average_drop"].mean == pytest.approx(22.0)
+    # Each kind is drawn by its own images, as it would be alone.
+    assert table.means["UnionCAM"] == {
+        **table_of(drops, settings).means["UnionCAM"],
+        **table_of(shares, settings).means["UnionCAM"],
+    }
+
+
+def test_how_often_a_method_is_better(tmp_path):
+    settings = with_controls()
+    drops = of_three([(20.0 + i, 18.0 + i, 0.0) for i in range(9)], "average_drop")
+    shares = of_three([(0.9, 0.5 + i / 10, 0.25) for i in range(3)], POINTING)
+    keep(settings, tmp_path)
+    with appending(tmp_path / "rows-0.jsonl") as append:
+        for image in sorted({one["image"] for one in [*drops, *shares]}):
+            append([one for one in [*drops, *shares] if one["image"] == image])
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Measured: 9 pictures, 3 mosaics of 2 x 2 of them; none was skipped." in text
+    section = text.partition("## Better and worse")[2]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    ]
+    assert lines[0][1:3] == ["better than UnionCAM", "worse than UnionCAM"]
+    found = {line[0]: line[1:] for line in lines[2:]}
+    assert found["Grad-CAM"] == [
+        *("1 of 2", "1 of 2", "1 of 2", "1 of 2"), "Average drop (UnionCAM)"
+    ]  # fmt: skip
+    assert found["UnionCAM"][:2] == ["–", "–"]
+    assert found["UnionCAM"][2:4] == ["1 of 2", "1 of 2"]
+    assert found["UnionCAM"][4] == "Grid pointing at area area=0.25 (Grad-CAM)"
+    assert found["All ones"][2:4] == ["1 of 2", "1 of 2"]
+    with (tmp_path / "report.csv").open(newline="") as file:
+        by_metric = {(r["method"], r["metric"]): r for r in csv.DictReader(file)}
+    assert by_metric["Grad-CAM", POINTING]["best_other"] == "UnionCAM"
+    assert float(by_metric["Grad-CAM", POINTING]["from_best_other"]) == pytest.approx(0.3)
+
+
+def test_metrics_of_mosaics_not_reached_yet_are_blank():
+    settings = with_controls()
+    drops = of_three([(20.0 + i, 18.0 + i, 0.0) for i in range(9)], "average_drop")
+    lines = means_table(table_of(drops, settings), settings)
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert (cells[0], cells[2]) == ("Grad-CAM", "–")

@@ -30,6 +30,7 @@ SETTINGS = Settings(
     protocol="paper",
     preprocess="own",
     target="predicted",
+    mosaics=2,
     alone=False,
     n=None,
     seed=0,

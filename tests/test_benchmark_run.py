@@ -16,10 +16,13 @@ from skimage import data as skimage
 from torch import nn
 from torchvision.transforms import v2
 
+from captum_unioncam import LayerUnionCAM
 from captum_unioncam.benchmark import measure_picture as measuring
 from captum_unioncam.benchmark.measure_all import MOST_FAILURES
+from captum_unioncam.benchmark.presets import PRESETS
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.commands import main as cli
+from captum_unioncam.metrics import drop_at_area, grid_pointing_at_area, keep_at_area
 from tests.networks import seeded
 from tests.test_benchmark_data import write_voc
 
@@ -302,12 +305,13 @@ def test_other_settings_are_refused(photos, whole, capsys, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--metrics", "average_dropp"], "got 'average_dropp'; closest: 'average_drop'"),
+        (["--metrics", "average_dropp"], "no metric 'average_dropp'; closest: 'average_drop'"),
         (["--metrics", ","], "--metrics names no metric"),
-        (["--metrics", "grid_pointing_game"], "grid_pointing_game measures mosaics"),
+        (["--metrics", "grid_pointing_game"], "a mosaic of 4 cells needs 4 different classes"),
+        (["--metrics", "keep_at_area:area=1"], "closest: 'areas'"),
+        (["--mosaics", "1"], "--mosaics must be a finite number greater than 1, got 1"),
         (["--metrics", "insertion,insertion"], "--metrics names one twice"),
         (["--methods", "unioncm"], "no method 'unioncm'; closest: 'unioncam'"),
-        (["--preset", "table1"], "--preset names methods already: give it or --methods"),
         (["--n", "0"], "--n must be a finite number greater than 0, got 0"),
         (["--workers", "-1"], "--workers must be a finite number greater than -1"),
         (["--year", "2007"], "--year and --image-set are for a VOC devkit"),
@@ -522,3 +526,84 @@ def test_settings_are_readable(whole):
         "UnionCAM": "unioncam",
     }
     assert (settings["images"], settings["n"], settings["device"]) == (PICTURES + 1, None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def labelled_photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    lines = ["file,class_index"]
+    for number in range(9):
+        picture(folder / f"{number}.png", number, (24, 24))
+        lines.append(f"{number}.png,{number}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_equal_areas_and_mosaics(labelled_photos, tmp_path, capsys):
+    given = [
+        *("benchmark", labelled_photos, "--model", "tests.test_benchmark_run:voc_network"),
+        *("--layer", "3", "--preset", "equal-area", "--methods", "gradcam,unioncam,ones"),
+        *("--device", "cpu", "--workers", "0", "--quiet"),
+    ]
+    status, _, err = run(capsys, *given, "--out", tmp_path)
+    assert (status, err) == (0, "")
+    rows = read_rows(tmp_path)
+    mosaics = [r for r in rows if " + " in r["image"]]
+    pictures = [r for r in rows if r not in mosaics]
+    # Two mosaics of four classes, three methods each.
+    assert (len(pictures), len(mosaics)) == (9 * 3, 2 * 4 * 3)
+    wanted = list(PRESETS["equal-area"].metrics)
+    assert len(wanted) == 16
+    of_mosaics = [m for m in wanted if m.startswith("grid_pointing")]
+    assert all(list(r["metrics"]) == of_mosaics for r in mosaics)
+    assert all(list(r["metrics"]) == [m for m in wanted if m not in of_mosaics] for r in pictures)
+    assert len({r["class"] for r in mosaics}) == 8
+
+    # One row of each kind, measured again by hand.
+    model, preprocess = voc_network()
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0)).tolist()
+    files = [f"{i}.png" for i in order]
+    shown = {f: preprocess(Image.open(labelled_photos / f))[None] for f in files}
+    row = next(r for r in pictures if r["method"] == "UnionCAM")
+    x, other = shown[row["image"]], shown[files[(files.index(row["image"]) + 1) % 9]]
+    target = row["class"]
+    cam = LayerUnionCAM(model, model[3]).attribute(x, target)
+    for background in ("noise", "photograph"):
+        b = other if background == "photograph" else background
+        for name, metric in (("keep", keep_at_area), ("drop", drop_at_area)):
+            value = metric(model, x, cam, target=target, background=b).item()
+            expected = row["metrics"][f"{name}_at_area:background={background}"]
+            assert value == pytest.approx(expected, abs=1e-5)
+    row = next(r for r in mosaics if r["method"] == "UnionCAM" and r["class"] == r["labels"][2])
+    quarters = [
+        torch.nn.functional.interpolate(shown[f], (12, 12), mode="bilinear", antialias=True)
+        for f in row["image"].split(" + ")
+    ]
+    x = torch.cat([torch.cat(quarters[:2], 3), torch.cat(quarters[2:], 3)], 2)
+    cam = LayerUnionCAM(model, model[3]).attribute(x, row["class"])
+    for area in (0.1, 0.25):
+        share = grid_pointing_at_area(None, x, cam, cell=2, area=area).item()
+        name = f"grid_pointing_at_area:area={area}"
+        assert share == pytest.approx(row["metrics"][name], abs=1 / 57)
+
+    # It goes on where it was stopped, and nothing is left to do.
+    before = (tmp_path / "rows-0.jsonl").read_bytes()
+    lines = before.splitlines(keepends=True)
+    (tmp_path / "rows-0.jsonl").write_bytes(b"".join(lines[:30]))
+    assert run(capsys, *given, "--out", tmp_path)[0] == 0
+    again = read_rows(tmp_path)
+    assert [r["metrics"] for r in again] == [pytest.approx(r["metrics"], abs=1e-4) for r in rows]
+    assert "## Better and worse" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "gallery.png").is_file()
+
+
+def test_mosaics_alone(labelled_photos, tmp_path, capsys):
+    status, *_ = run(
+        *(capsys, "benchmark", labelled_photos, "--out", tmp_path, "--quiet", "--workers", "0"),
+        *("--model", "tests.test_benchmark_run:voc_network", "--layer", "3", "--device", "cpu"),
+        *("--methods", "gradcam", "--metrics", "grid_pointing_game", "--mosaics", "3"),
+    )
+    assert status == 0
+    rows = read_rows(tmp_path)
+    assert len(rows) == 9
+    assert {len(r["image"].split(" + ")) for r in rows} == {9}

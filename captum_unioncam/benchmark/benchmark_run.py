@@ -9,10 +9,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from captum_unioncam.benchmark.data import LABELS_FILE, DataSet, find_data, matched, sampled
+from captum_unioncam.benchmark.data import (
+    LABELS_FILE,
+    DataSet,
+    find_data,
+    matched,
+    mosaics_of,
+    sampled,
+)
 from captum_unioncam.benchmark.loading import paper_preprocess
 from captum_unioncam.benchmark.options import given
-from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.presets import needs_boxes, needs_mosaics
 from captum_unioncam.benchmark.settings import Settings, versions, weights_sha256
 from captum_unioncam.engine import NamedScorer, checked_request, measure_inputs
 from captum_unioncam.vision.networks import Network, find_device, find_layer, load_network
@@ -53,6 +60,11 @@ def load_run(
     layer = find_layer(network.model, arguments.layer, x)
     data = matched(sampled(found, arguments.n, arguments.seed), network, output.shape[1])
     _check_labels(data, arguments, metrics)
+    images = len(data.items)
+    if any(map(needs_mosaics, metrics)):
+        mosaics = mosaics_of(data, arguments.mosaics, arguments.seed)
+        pictures = () if all(map(needs_mosaics, metrics)) else data.items
+        data = replace(data, items=(*pictures, *mosaics))
     scorer, tolerance = _scorer(arguments.scorer, network, x)
     settings = Settings(
         **given(arguments, Settings)
@@ -65,7 +77,7 @@ def load_run(
             "scorer": "model" if scorer is None else scorer.name,
         },
         dataset=data.kind,
-        images=len(data.items),
+        images=images,
         images_sha256=data.sha256(),
         weights_sha256=weights_sha256(network.model),
         versions=versions("model" if scorer is None else scorer.name),

@@ -4,13 +4,14 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
 
 from captum_unioncam.engine.arguments import check_choice
+from captum_unioncam.metrics.mosaic import chosen_sources
 from captum_unioncam.vision.networks import Network
 
 Box = tuple[float, float, float, float]
@@ -35,11 +36,15 @@ class Item:
         labels (tuple[int, ...]): indices of the classes it shows; empty if unknown.
         objects (tuple): index of the class and box of every object, in pixels of the picture as
             (left, top, right, bottom), right and bottom excluded.
+        cells (tuple[str, ...]): of a mosaic, the pictures in its cells, row by row, `labels` in the
+            same order; empty for a picture.
     """
 
     image: str
     labels: tuple[int, ...] = ()
     objects: tuple[tuple[int, Box], ...] = ()
+    # Not in the digest of pictures, which is that of runs without mosaics.
+    cells: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,9 @@ class DataSet:
         """Return a digest of which pictures these are: names, sizes on disk, labels, boxes."""
         digest = hashlib.sha256()
         for item in self.items:
-            path = self.root / item.image
-            size = path.stat().st_size if path.exists() else None
-            digest.update(repr((item, size)).encode(errors="surrogateescape"))
+            paths = [self.root / image for image in item.cells or (item.image,)]
+            sizes = [path.stat().st_size if path.exists() else None for path in paths]
+            digest.update(repr((item, *sizes)).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -118,6 +123,27 @@ def sampled(data: DataSet, n: int | None, seed: int) -> DataSet:
     """
     order = torch.randperm(len(data.items), generator=torch.Generator().manual_seed(seed))
     return replace(data, items=tuple(data.items[i] for i in order[:n].tolist()))
+
+
+def mosaics_of(data: DataSet, cells: int, seed: int) -> tuple[Item, ...]:
+    """Return mosaics of cells x cells pictures of different classes, each picture used once.
+
+    Raises:
+        ValueError: if there are not enough classes, or pictures with other than one label.
+    """
+    if any(len(item.labels) != 1 for item in data.items):
+        raise ValueError(
+            "mosaics are made of pictures with one label each, give them in a labels.csv (columns "
+            f"file, class_index) or a folder per class; got {data.kind}"
+        )
+    classes = [item.labels[0] for item in data.items]
+    chosen = chosen_sources(classes, cells * cells, torch.Generator().manual_seed(seed))
+    mosaics = []
+    for row in chosen.tolist():
+        images = tuple(data.items[i].image for i in row)
+        labels = tuple(classes[i] for i in row)
+        mosaics.append(Item(" + ".join(images), labels, cells=images))
+    return tuple(mosaics)
 
 
 def matched(data: DataSet, network: Network, num_classes: int) -> DataSet:

@@ -41,8 +41,9 @@ def write_gallery(
     Maps are made again rather than stored: a few pictures cost less than all maps of a run. Methods
     that draw take their default seed.
     """
+    items = {item.image: item for item in run.data.items if not item.cells}
+    rows = [row for row in rows if row["image"] in items]
     disputed = most_disputed(rows)
-    items = {item.image: item for item in run.data.items}
     data = replace(run.data, items=tuple(items[image] for image in disputed))
     prepared = Pictures(data, run.network)
     pictures = [p for p in (prepared[i] for i in range(len(prepared))) if not p.error]

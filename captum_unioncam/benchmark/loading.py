@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captum_unioncam.benchmark.data import Box, DataSet, Item
+from captum_unioncam.metrics.mosaic import laid_out
 from captum_unioncam.vision.geometry import BoxStep, box_steps, boxes_after, scale_of
 from captum_unioncam.vision.networks import Network
 from captum_unioncam.vision.pictures import load_picture
+
+UNREADABLE = (ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Prepared:
         boxes (dict): per class index, the boxes of its objects in pixels of the input.
         scale (tuple[float, float]): pixels of the input per pixel of the picture, along rows and
             columns; (1, 1) where boxes were not asked for.
+        other (Tensor): another photograph as the network takes it, same shape; empty where none was
+            asked for.
     """
 
     item: Item
@@ -35,6 +40,7 @@ class Prepared:
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
     boxes: dict[int, list[Box]] = field(default_factory=dict)
     scale: tuple[float, float] = (1.0, 1.0)
+    other: Tensor = field(default_factory=lambda: torch.empty(0))
     error: str = ""
 
 
@@ -45,13 +51,16 @@ class Pictures(Dataset[Prepared]):
         data (DataSet): the pictures.
         network (Network): whose preprocessing they go through.
         boxes (bool, optional): take the boxes of their objects along. Default: False
+        others (bool, optional): take another photograph along, the next one. Default: False
 
     Raises:
         ValueError: if boxes cannot follow the preprocessing.
     """
 
-    def __init__(self, data: DataSet, network: Network, *, boxes: bool = False) -> None:
-        self.data = data
+    def __init__(
+        self, data: DataSet, network: Network, *, boxes: bool = False, others: bool = False
+    ) -> None:
+        self.data, self.others = data, others
         # Not the network itself: worker processes need no copy of its weights.
         self.prepare = Network("", torch.nn.Identity(), network.preprocess).prepare
         self.box_steps = box_steps(network.preprocess) if boxes else None
@@ -62,15 +71,52 @@ class Pictures(Dataset[Prepared]):
     def __getitem__(self, index: int) -> Prepared:
         item = self.data.items[index]
         try:
+            if item.cells:
+                x, black, shown = self._mosaic(item)
+                return Prepared(item, x, black, shown)
             picture = load_picture(self.data.root / item.image)
             x, black, shown = self.prepare(picture)
+            other = self._other(index, x) if self.others else torch.empty(0)
         # load_picture raises ValueError; a user's own preprocessing may trip over a picture.
-        except (ValueError, RuntimeError, OSError) as error:
+        except UNREADABLE as error:
             return Prepared(item, error=str(error))
         if self.box_steps is None:
-            return Prepared(item, x, black, shown)
+            return Prepared(item, x, black, shown, other=other)
         boxes = moved(item.objects, picture.size, self.box_steps)
-        return Prepared(item, x, black, shown, boxes, scale_of(picture.size, self.box_steps))
+        scale = scale_of(picture.size, self.box_steps)
+        return Prepared(item, x, black, shown, boxes, scale, other)
+
+    def _mosaic(self, item: Item) -> list[Tensor]:
+        """Return input, black baseline and what the network sees of a mosaic, at a picture's size.
+
+        Raises:
+            ValueError: if the pictures do not become inputs of one size.
+        """
+        parts = [self.prepare(load_picture(self.data.root / image)) for image in item.cells]
+        sizes = {tuple(x.shape) for x, *_ in parts}
+        if len(sizes) > 1:
+            raise ValueError(f"a mosaic needs inputs of one size, got {sorted(sizes)}")
+        side = math.isqrt(len(item.cells))
+        return [laid_out(torch.cat(kind), side, True)[None] for kind in zip(*parts, strict=True)]
+
+    def _other(self, index: int, x: Tensor) -> Tensor:
+        """Return the next photograph that becomes an input of the same size.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        items = self.data.items
+        for step in range(1, len(items)):
+            item = items[(index + step) % len(items)]
+            if item.cells:
+                continue
+            try:
+                other = self.prepare(load_picture(self.data.root / item.image))[0]
+            except UNREADABLE:
+                continue
+            if other.shape == x.shape:
+                return other
+        raise ValueError("no other photograph of the run becomes an input of the same size")
 
 
 def prepared(pictures: Pictures, indices: Sequence[int], workers: int) -> Iterable[Prepared]:

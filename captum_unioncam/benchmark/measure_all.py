@@ -14,7 +14,7 @@ from captum_unioncam.benchmark.benchmark_run import BenchmarkRun
 from captum_unioncam.benchmark.distributed import Processes, decided, wait_for_all
 from captum_unioncam.benchmark.loading import Pictures, Prepared, prepared
 from captum_unioncam.benchmark.measure_picture import measure_picture
-from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.presets import needs_boxes, needs_photograph
 from captum_unioncam.benchmark.rows import Row, appending, read_rows
 from captum_unioncam.benchmark.settings import Settings, differences, keep
 from captum_unioncam.engine.captum_compat import NullProgress, progress
@@ -54,8 +54,9 @@ def measure_all(
         ValueError: if the folder was begun with other settings, another run is writing there,
             the first pictures all fail, or boxes cannot follow the preprocessing.
     """
-    boxes = any(map(needs_boxes, run.settings.metrics))
-    pictures = Pictures(run.data, run.network, boxes=boxes)
+    metrics = run.settings.metrics
+    boxes, others = any(map(needs_boxes, metrics)), any(map(needs_photograph, metrics))
+    pictures = Pictures(run.data, run.network, boxes=boxes, others=others)
     with ExitStack() as stack:
 
         def begin() -> Plan:

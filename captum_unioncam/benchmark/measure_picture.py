@@ -1,5 +1,6 @@
 """What is measured on one picture."""
 
+import math
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,14 @@ from torch import Tensor
 
 from captum_unioncam.benchmark.benchmark_run import BenchmarkRun
 from captum_unioncam.benchmark.loading import Prepared
-from captum_unioncam.benchmark.presets import needs_boxes
+from captum_unioncam.benchmark.presets import needs_boxes, needs_mosaics, needs_photograph
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.comparison.result import COSTS, Comparison
 from captum_unioncam.methods.registry import METHODS
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 from captum_unioncam.metrics.common import prepared_maps
 from captum_unioncam.metrics.localization import POINTING_TOLERANCE
 from captum_unioncam.metrics.protocols import PROTOCOLS, protocol_arguments
@@ -36,13 +37,21 @@ def compared(
     black: Tensor,
     target: Any,
     *,
+    other: Tensor | None = None,
     show_progress: bool = False,
 ) -> Comparison:
-    """Compare methods as the protocol says, by the metrics that need no boxes."""
+    """Compare methods as the protocol says, by the metrics that need neither boxes nor cells."""
     protocol = run.settings.protocol
     drop, insertion, deletion = protocol_arguments(protocol, black)
-    options = {**dict.fromkeys(DROPS, drop), "insertion": insertion, "deletion": deletion}
-    chosen = [metric for metric in metrics if not needs_boxes(metric)]
+    of_protocol = {**dict.fromkeys(DROPS, drop), "insertion": insertion, "deletion": deletion}
+    options = {}
+    for metric in metrics:
+        if needs_boxes(metric) or needs_mosaics(metric):
+            continue
+        options[metric] = {**of_protocol.get(metric.partition(":")[0], {})}
+        options[metric] |= metric_of(metric).options
+        if needs_photograph(metric):
+            options[metric]["background"] = other
     with warnings.catch_warnings():
         # A blank or worthless map is a result like any other here, and its metrics show it.
         warnings.filterwarnings("ignore", ".* (is blank for|explains nothing where) ", UserWarning)
@@ -54,8 +63,8 @@ def compared(
             layer=run.layer,
             # Methods mask as their maps are measured.
             baselines=black if PROTOCOLS[protocol].baseline == "black" else 0,
-            metrics=chosen,
-            metric_options={metric: options[metric] for metric in chosen if metric in options},
+            metrics=list(options),
+            metric_options=options,
             scorer=run.scorer,
             show_progress=show_progress,
         )
@@ -63,6 +72,8 @@ def compared(
 
 def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
     """Return a row per class and method of a picture, without what all rows of a run share.
+
+    Rows of mosaics have the metrics that point at a cell, those of pictures all others.
 
     Raises:
         PictureError: if it shows nothing that could be explained.
@@ -77,10 +88,12 @@ def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
         m: drawn_anew(spec, settings.seed, picture.item.image)
         for m, spec in settings.methods.items()
     }
+    metrics = [m for m in settings.metrics if needs_mosaics(m) == bool(picture.item.cells)]
+    other = picture.other.to(run.device)
     found: dict[tuple[str, str], Row] = {}
     maps: dict[str, Tensor] = {}
     for group in [{m: s} for m, s in methods.items()] if settings.alone else [methods]:
-        comparison = compared(run, group, settings.metrics, x, black, targets)
+        comparison = compared(run, group, metrics, x, black, targets, other=other)
         maps |= comparison.maps
         found |= {(row["class"], row["method"]): row for row in comparison.rows}
     rows = []
@@ -96,16 +109,16 @@ def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
         }
         for method, spec in methods.items():
             row = found[str(c), method]
-            metrics = {
-                name: located_by(name, x, of_class[method], picture.boxes[c], picture.scale)
-                if needs_boxes(name)
+            values = {
+                name: located_by(name, x, of_class[method], picture, c)
+                if needs_boxes(name) or needs_mosaics(name)
                 else row[name]
-                for name in settings.metrics
+                for name in metrics
             }
             kept = {name: row[name] for name in ("probability", *COSTS)}
             if "scorer" in row:
                 kept |= {"ran": row["scorer"], "deviation": row["deviation"]}
-            rows.append({**about, "method": method, "spec": spec, "metrics": metrics, **kept})
+            rows.append({**about, "method": method, "spec": spec, "metrics": values, **kept})
     return rows
 
 
@@ -131,6 +144,8 @@ def classes_of(picture: Prepared, predicted: int, settings: Settings) -> list[in
     Raises:
         PictureError: if there is none.
     """
+    if picture.item.cells:
+        return list(picture.item.labels)
     if settings.target == "predicted":
         return [predicted]
     classes = list(picture.item.labels)
@@ -141,22 +156,21 @@ def classes_of(picture: Prepared, predicted: int, settings: Settings) -> list[in
     return classes
 
 
-def located_by(
-    metric: str,
-    x: Tensor,
-    cam: Tensor,
-    boxes: Sequence[Sequence[float]],
-    scale: tuple[float, float],
-) -> Any:
-    """Return a metric of localisation for one map, a number or one per threshold.
+def located_by(metric: str, x: Tensor, cam: Tensor, picture: Prepared, label: int) -> Any:
+    """Return a metric of localisation for one map of a class, a number or one per threshold.
 
     The pointing game tolerates its 15 pixels of the picture, `scale` input pixels each.
     """
-    options: dict[str, Any] = {"boxes": [torch.tensor(boxes)]}
+    options: dict[str, Any] = {}
+    if needs_mosaics(metric):
+        options["cell"] = picture.item.labels.index(label)
+        options["cells"] = math.isqrt(len(picture.item.cells))
+    else:
+        options["boxes"] = [torch.tensor(picture.boxes[label])]
     if metric == "pointing_game":
-        rows, columns = scale
+        rows, columns = picture.scale
         options["tolerance"] = (POINTING_TOLERANCE * rows, POINTING_TOLERANCE * columns)
-    return METRICS[metric].function(None, x, cam.to(x.device), **options)[0].tolist()
+    return metric_of(metric).function(None, x, cam.to(x.device), **options)[0].tolist()
 
 
 def disagreement(maps: Sequence[Tensor], size: Sequence[int]) -> float:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from captum_unioncam.comparison.method_spec import parse_spec
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
+from captum_unioncam.metrics.equal_area import PHOTOGRAPH
 
 DROP = ("average_drop", "average_increase")
 CURVES = ("insertion", "deletion")
+BACKGROUNDS = ("black", "mean", "blur", "noise", "photograph")
 COMPARED = ("gradcam", "gradcam++", "layercam", "scorecam", "groupcam", "unioncam")
 
 
@@ -43,6 +45,23 @@ PRESETS: dict[str, Preset] = {
         ),
         (*DROP, *CURVES),
     ),
+    "equal-area": Preset(
+        "16 measures that no map wins by covering more, except average drop, insertion and "
+        "deletion: keep and drop at equal area on five backgrounds, ADCC, mosaics",
+        (*COMPARED, "fusioncam", "ones"),
+        (
+            *(
+                f"{name}_at_area:background={background}"
+                for background in BACKGROUNDS
+                for name in ("keep", "drop")
+            ),
+            *CURVES,
+            "adcc",
+            "grid_pointing_at_area:area=0.1",
+            "grid_pointing_at_area:area=0.25",
+            "average_drop",
+        ),
+    ),
     "variants": Preset(
         "readings of UnionCAM's ambiguous steps, and Fusion-CAM, which grew out of it",
         (
@@ -58,9 +77,19 @@ PRESETS: dict[str, Preset] = {
 REFERENCE = "unioncam"
 
 
+def needs_mosaics(metric: str) -> bool:
+    """Return whether a metric compares maps of mosaics with the cell of a class."""
+    return "cell" in metric_of(metric).needs
+
+
+def needs_photograph(metric: str) -> bool:
+    """Return whether a metric hides pixels behind another photograph of the run."""
+    return metric_of(metric).options.get("background") == PHOTOGRAPH
+
+
 def needs_boxes(metric: str) -> bool:
     """Return whether a metric compares maps with the boxes of objects."""
-    return "boxes" in METRICS[metric].needs
+    return "boxes" in metric_of(metric).needs
 
 
 def labelled(specs: Sequence[str]) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import Settings, load
-from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Table, table_of
+from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Estimate, Table, table_of
 from captum_unioncam.comparison.text import formatted, heading_of, markdown
 from captum_unioncam.files import written_whole
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 
 MOST_ERRORS = 10
 # Below this the percentile bootstrap covers noticeably less than it promises.
@@ -19,6 +19,7 @@ FEW = 20
 COLUMNS = (
     *("method", "spec", "metric", "higher_is_better", "images", "mean", "low", "high"),
     *("difference", "difference_low", "difference_high", "excludes_zero", "mean_over_classes"),
+    *("best_other", "from_best_other", "from_best_other_low", "from_best_other_high"),
 )
 
 
@@ -50,6 +51,8 @@ def as_text(table: Table, folder: Path) -> str:
 def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
     """Return the report as Markdown: settings in words, means, differences, what failed."""
     pairs = f", {table.pairs} pairs of picture and class" if table.pairs != table.images else ""
+    side = settings.mosaics
+    pairs += f", {table.mosaics} mosaics of {side} x {side} of them" * bool(table.mosaics)
     skipped = f"{len(table.errors)} could not be" if table.errors else "none was skipped"
     lines = [
         f"# {len(settings.methods)} methods on {table.images} pictures",
@@ -94,6 +97,14 @@ def _sections(table: Table, settings: Settings) -> Iterator[tuple[str, str, list
             f"interval excludes 0: ▼ worse than {table.reference}, ▲ better."
         )
         yield f"Differences from {table.reference}", about, _differences(table, settings)
+    if len(table.means) > 1 and len(settings.metrics) > 1:
+        reference = f"from {table.reference}, and " if table.reference else ""
+        about = (
+            "Metrics on which a method's mean differs so that the interval excludes 0: "
+            f"{reference}from the other method with the best mean there, whichever that is. "
+            "Controls are no rivals."
+        )
+        yield "Better and worse", about, _counts(table, settings)
     if table.errors:
         body = [f"- {image}: {error}" for image, error in table.errors[:MOST_ERRORS]]
         more = len(table.errors) - len(body)
@@ -108,7 +119,10 @@ def means_table(table: Table, settings: Settings) -> list[str]:
     body = []
     for method, found in table.means.items():
         costs = table.costs[method]
-        cells = ["{} [{}, {}]".format(*map(formatted, estimate)) for estimate in found.values()]
+        cells = [
+            "{} [{}, {}]".format(*map(formatted, found[name])) if name in found else "–"
+            for name in settings.metrics
+        ]
         cells.append(formatted(costs["forwards"]))
         if shows_time:
             cells.append(formatted(costs["seconds"] and costs["seconds"] / min(seconds)))
@@ -128,12 +142,45 @@ def _differences(table: Table, settings: Settings) -> list[str]:
     body = []
     for method, found in table.differences.items():
         cells = []
-        for name, e in found.items():
+        for name in settings.metrics:
+            e = found.get(name)
+            if e is None:
+                cells.append("–")
+                continue
             text = f"{e.mean:+.3g} [{e.low:+.3g}, {e.high:+.3g}]"
-            is_better = (e.mean > 0) == METRICS[name].higher_is_better
-            cells.append(f"**{text}** {'▲' if is_better else '▼'}" if e.excludes_zero else text)
+            arrow = "▲" if _is_better(name, e) else "▼"
+            cells.append(f"**{text}** {arrow}" if e.excludes_zero else text)
         body.append([method, *cells])
     return markdown(["method", *map(heading_of, settings.metrics)], body)
+
+
+def _is_better(metric: str, difference: Estimate) -> bool:
+    return (difference.mean > 0) == metric_of(metric).higher_is_better
+
+
+def _counts(table: Table, settings: Settings) -> list[str]:
+    """Return the lines of a table of how often each method is better, and worse."""
+    header, body = ["method"], []
+    if table.reference:
+        header += [f"better than {table.reference}", f"worse than {table.reference}"]
+    header += ["better than the best other", "worse than the best other", "namely on"]
+    for method in table.means:
+        rivals = {name: r.difference for name, r in table.rivals.get(method, {}).items()}
+        references = table.differences.get(method, {})
+        row = [method]
+        for found in [references, rivals] if table.reference else [rivals]:
+            clear = [name for name, e in found.items() if e.excludes_zero]
+            better = [name for name in clear if _is_better(name, found[name])]
+            none = method == table.reference and found is references
+            counts = (len(better), len(clear) - len(better))
+            row += ["–" if none else f"{n} of {len(found)}" for n in counts]
+        worse = [
+            f"{metric_of(name).title} ({table.rivals[method][name].method})"
+            for name in settings.metrics
+            if name in rivals and rivals[name].excludes_zero and not _is_better(name, rivals[name])
+        ]
+        body.append([*row, "; ".join(worse) or "–"])
+    return markdown(header, body)
 
 
 def as_csv(table: Table, settings: Settings) -> str:
@@ -144,12 +191,16 @@ def as_csv(table: Table, settings: Settings) -> str:
     for method, found in table.means.items():
         about = {"method": method, "spec": settings.methods[method], "images": table.images}
         for name, e in found.items():
-            line = {"metric": name, "higher_is_better": METRICS[name].higher_is_better}
+            line = {"metric": name, "higher_is_better": metric_of(name).higher_is_better}
             line |= {"mean_over_classes": table.over_classes[method].get(name)}
             d = table.differences.get(method, {}).get(name)
             if d:
                 line |= {"difference": d.mean, "difference_low": d.low, "difference_high": d.high}
                 line |= {"excludes_zero": d.excludes_zero}
+            if rival := table.rivals.get(method, {}).get(name):
+                line |= {"best_other": rival.method, "from_best_other": rival.difference.mean}
+                line |= {"from_best_other_low": rival.difference.low}
+                line |= {"from_best_other_high": rival.difference.high}
             writer.writerow({**about, **line, **e._asdict()})
         for name, mean in table.costs[method].items():
             writer.writerow({**about, "metric": name, "higher_is_better": False, "mean": mean})

@@ -102,6 +102,13 @@ class Settings:
         default=0,
         help="of that choice, and of methods that draw, for each picture (%(default)s)",
     )
+    mosaics: int = option(
+        "--mosaics",
+        type=int,
+        default=2,
+        metavar="CELLS",
+        help="cells along each side of the mosaics on which metrics point at a cell (%(default)s)",
+    )
     alone: bool = option(
         "--alone",
         action="store_true",
@@ -195,8 +202,8 @@ def load(folder: Path) -> Settings:
     path = folder / SETTINGS_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        # Of runs from before there were scorers, the network itself ran everything.
-        return Settings(**{"scorer": "model", "tolerance": None, **found})
+        # Older runs had no mosaics, and the network itself ran everything.
+        return Settings(**{"scorer": "model", "tolerance": None, "mosaics": 2, **found})
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no benchmark: no {SETTINGS_FILE}") from None
     except (ValueError, TypeError) as error:

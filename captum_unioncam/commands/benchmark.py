@@ -9,9 +9,9 @@ from captum_unioncam.benchmark.presets import PRESETS, labelled, needs_boxes
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.commands.arguments import add_network, add_scorer
 from captum_unioncam.comparison.method_spec import parts
-from captum_unioncam.engine.arguments import check_choice, check_number
+from captum_unioncam.engine.arguments import check_number
 from captum_unioncam.engine.randomness import check_seed
-from captum_unioncam.metrics import METRICS
+from captum_unioncam.metrics import metric_of
 
 DEFAULT_PRESET = "table1"
 
@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        help=f"methods and metrics by name instead (default: {DEFAULT_PRESET}): "
+        help="methods and metrics by name, where --methods or --metrics do not say which (default: "
+        f"{DEFAULT_PRESET}): "
         + "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()),
     )
     parser.add_argument(
@@ -91,22 +92,19 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
     if arguments.n is not None:
         check_number("--n", arguments.n, above=0, whole=True)
     check_number("--workers", arguments.workers, above=-1, whole=True)
+    check_number("--mosaics", arguments.mosaics, above=1, whole=True)
     check_seed("--seed", arguments.seed)
 
 
 def _chosen(arguments: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     """Return methods by label and metrics, checked before anything is loaded."""
-    if arguments.methods is not None and arguments.preset is not None:
-        raise ValueError("--preset names methods already: give it or --methods")
     preset = PRESETS[arguments.preset or DEFAULT_PRESET]
     methods = preset.methods if arguments.methods is None else parts(arguments.methods)
     metrics = list(preset.metrics) if arguments.metrics is None else parts(arguments.metrics)
     if not metrics:
         raise ValueError("--metrics names no metric")
     for metric in metrics:
-        check_choice("--metrics", metric, tuple(METRICS))
-        if "cell" in METRICS[metric].needs:
-            raise ValueError(f"--metrics {metric} measures mosaics, which are made in Python only")
+        metric_of(metric)
     if len(set(metrics)) < len(metrics):
         raise ValueError("--metrics names one twice")
     if any(map(needs_boxes, metrics)) and arguments.target != "truth":

@@ -3,7 +3,8 @@
 import ast
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from captum_unioncam.engine.arguments import closest
@@ -34,6 +35,7 @@ class Metric(NamedTuple):
         unit (str): "%" or empty.
         link (str): address of the paper that defines it; empty for common knowledge.
         needs (tuple[str, ...]): keywords of which it needs one.
+        options (Mapping[str, Any]): those that text gave with its name.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Metric(NamedTuple):
     unit: str
     link: str
     needs: tuple[str, ...] = ()
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 METRICS: dict[str, Metric] = {
@@ -146,6 +149,7 @@ def metric_of(text: str) -> Metric:
     return metric._replace(
         title=" ".join([metric.title, *assignments]),
         function=functools.partial(metric.function, **options),
+        options=options,
     )
 
 
