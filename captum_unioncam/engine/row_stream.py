@@ -93,6 +93,10 @@ class RowStream:
         """Run one chunk, of which `rows` are the examples; the output is not checked."""
         return self._run(self.scorer, rows, lambda: make(chunk))
 
+    def differentiable(self, rows: Tensor, make: Callable[[], tuple[Tensor, ...]]) -> Any:
+        """Run one chunk through the model itself, whatever runs the others; gradients flow."""
+        return self._run(self.request.forward_func, rows, make)
+
     def _run(
         self, scorer: Callable[..., Any], rows: Tensor, make: Callable[[], tuple[Tensor, ...]]
     ) -> Any:

@@ -24,6 +24,7 @@ from captum_unioncam.methods.layer_cam import LayerCAM
 from captum_unioncam.methods.legrad import LayerLeGrad
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
+from captum_unioncam.methods.refined_cam import LayerRefinedCAM
 from captum_unioncam.methods.regression_cam import LayerRegressionCAM
 from captum_unioncam.methods.rise import RISE
 from captum_unioncam.methods.score_cam import LayerScoreCAM
@@ -101,6 +102,7 @@ METHODS: dict[str, Method] = {
     "unioncam": _own(LayerUnionCAM),
     "fusioncam": _own(LayerFusionCAM),
     "regressioncam": _own(LayerRegressionCAM),
+    "refinedcam": _own(LayerRefinedCAM),
     "ones": _own(LayerOnesCAM),
     "random": _own(LayerRandomCAM),
     "center": _own(LayerCenterCAM),
@@ -128,6 +130,7 @@ __all__ = [
     "LayerOriginalCAM",
     "LayerRandomCAM",
     "LayerReciproCAM",
+    "LayerRefinedCAM",
     "LayerRegressionCAM",
     "LayerSSCAM",
     "LayerScoreCAM",

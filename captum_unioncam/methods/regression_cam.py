@@ -145,12 +145,7 @@ class LayerRegressionCAM(ClassActivationMap):
         self, state: LayerState, pairs: Count, prior: Prior, penalties: Penalties, select: bool
     ) -> tuple[Tensor, RegressionCAMDetails]:
         D = prior_maps(state, prior)
-        d = z_score(D.cpu().double().flatten(1))
-        theta = [
-            regressed(some, one, penalties, state.target.gives_probabilities)
-            for some, one in zip(scored_pairs(state, pairs), d, strict=True)
-        ]
-        M = torch.stack(theta).to(D).reshape(len(D), len(penalties), *D.shape[2:])
+        M = regression_maps(state, pairs, D, penalties)
         if not select:
             return M[:, :1], RegressionCAMDetails(M, None, torch.zeros(len(M), dtype=torch.long))
         if prior is not None:
@@ -167,6 +162,16 @@ def prior_maps(state: LayerState, prior: Prior) -> Tensor:
     if isinstance(prior, Tensor):
         return given_maps("prior", prior, A, A.shape[2:])
     return torch.zeros_like(A[:, :1]) if prior is None else denoise(A, state.gradients)
+
+
+def regression_maps(state: LayerState, pairs: int, D: Tensor, penalties: Penalties) -> Tensor:
+    """Return the coefficients with prior maps D for each penalty, (N, penalties, *spatial)."""
+    d = z_score(D.cpu().double().flatten(1))
+    theta = [
+        regressed(some, one, penalties, state.target.gives_probabilities)
+        for some, one in zip(scored_pairs(state, pairs), d, strict=True)
+    ]
+    return torch.stack(theta).to(D).reshape(len(D), len(penalties), *D.shape[2:])
 
 
 def regressed(pairs: MaskPairs, d: Tensor, penalties: Penalties, is_probability: bool) -> Tensor:

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import torch
 
-from captum_unioncam import LayerRegressionCAM
+from captum_unioncam import LayerRefinedCAM, LayerRegressionCAM
 from tests.oracles.common import (
     Oracle,
     activations_and_gradients,
@@ -80,8 +81,12 @@ def regression_cam(
     X = torch.stack(rows)
     X = X - X.mean(0)
     p = torch.tensor(p, dtype=x.dtype)
-    odds = p if score == "logit" else torch.tensor([log_odds(one) for one in p.tolist()])
-    y = z(odds.to(x.dtype)) + z(p)
+    odds = (
+        p
+        if score == "logit"
+        else torch.tensor([log_odds(one) for one in p.tolist()], dtype=x.dtype)
+    )
+    y = z(odds) + z(p)
     d = z(D.flatten())
     K = torch.eye(len(d), dtype=x.dtype) + 3 * torch.outer(d, d)
     variance = (X @ X.T).diagonal().mean()
@@ -105,6 +110,75 @@ def regression_cam(
     return max(candidates, key=S)
 
 
+def noise(x, cells=14):
+    """Coarse noise in the mean and spread of each channel, clipped to what it holds."""
+    size = [min(cells, n) for n in x.shape[2:]]
+    drawn = torch.randn(
+        (1, x.shape[1], *size), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    behind = torch.zeros_like(x)
+    for channel in range(x.shape[1]):
+        values = x[0, channel]
+        spread = (values - values.mean()).pow(2).mean().sqrt()
+        made = values.mean() + spread * upsample(drawn[0, channel], x.shape[2:])
+        behind[0, channel] = made.clamp(values.min(), values.max())
+    return behind
+
+
+def refined_cam(
+    net, layer, x, target, start="regression", pairs=128, grid=14, steps=6,
+    backgrounds=("black", "blur"), seed=0, baselines=0.0, score="probability",
+):  # fmt: skip
+    A, W = activations_and_gradients(net, layer, x, target)
+    hidden = {"black": baselines, "blur": blurred(x), "noise": noise(x)}
+    if start == "denoised":
+        first = denoised(A, W, 10.0, "all", "sum")
+    else:
+        first = regression_cam(
+            net, layer, x, target, pairs=pairs, penalties=(8.0,), select=False,
+            baselines=baselines, score=score,
+        )  # fmt: skip
+    size = [max(a, min(grid, n)) for a, n in zip(A.shape[1:], x.shape[2:], strict=True)]
+    first = z(upsample(first, size))
+    u, m1, m2 = first.clone(), torch.zeros_like(first), torch.zeros_like(first)
+    generator = torch.Generator().manual_seed(seed)
+    areas = 0.03 + 0.57 * torch.rand((steps, 3), generator=generator, dtype=torch.float64)
+
+    def s(mask, behind):
+        image = masked(x, mask, behind)
+        out = net(image)[(0, slice(None), *target[1:])]
+        if score == "logit":
+            return out[target[0]]
+        p = out.softmax(0)[target[0]]
+        return (
+            p.clamp(min=torch.finfo(torch.float32).tiny).log()
+            - (1 - p).clamp(min=torch.finfo(torch.float32).eps).log()
+        )
+
+    def gained(mask, behind):
+        keep, drop = s(mask, behind), s(1 - mask, behind)
+        return keep - drop if score == "logit" else keep.clamp(max=6) - drop.clamp(min=-8)
+
+    for step in range(steps):
+        u.requires_grad_()
+        up = upsample(u, x.shape[2:])
+        low, high = up.min().item(), up.max().item()
+        total = gained((up - low) / (high - low), hidden[backgrounds[0]]) / 4
+        for n, a in enumerate(areas[step].tolist()):
+            q = np.percentile(up.detach(), 100 * (1 - a))
+            behind = hidden[backgrounds[(3 * step + n) % len(backgrounds)]]
+            total = total + gained(torch.sigmoid((up - q) / 0.25), behind) / 4
+        for dim in range(u.dim()):
+            count = u.shape[dim] - 1
+            step_up = u.narrow(dim, 1, count) - u.narrow(dim, 0, count)
+            total = total - 0.3 * (step_up**2).mean()
+        (g,) = torch.autograd.grad(-total, u)
+        m1, m2 = 0.8 * m1 + 0.2 * g, 0.99 * m2 + 0.01 * g**2
+        t = step + 1
+        u = (u - 0.25 * (m1 / (1 - 0.8**t)) / ((m2 / (1 - 0.99**t)).sqrt() + 1e-8)).detach()
+    return scaled(first + z(u), x.shape[2:])
+
+
 ORACLES = {
     "regressioncam": Oracle(
         LayerRegressionCAM,
@@ -114,6 +188,16 @@ ORACLES = {
             {"select": False, "pairs": 3},
             {"prior": None, "pairs": 5, "penalties": (2.0, 50.0)},
             {"score": "logit", "baselines": -0.5, "select": False},
+        ],
+    ),
+    "refinedcam": Oracle(
+        LayerRefinedCAM,
+        refined_cam,
+        [
+            {},
+            {"grid": 1, "steps": 2, "pairs": 3, "seed": 7, "baselines": 0.25},
+            {"start": "denoised", "backgrounds": ("blur", "noise", "black"), "grid": 5},
+            {"score": "logit", "backgrounds": ("noise",), "steps": 3},
         ],
     ),
 }
