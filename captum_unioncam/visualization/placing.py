@@ -79,7 +79,21 @@ def pixels_of(picture: PictureLike) -> Pixels:
 
 
 def size_of(picture: PictureLike | tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a picture, or of what is a size already."""
+    """Return height and width of a picture, whatever its kind.
+
+    Args:
+        picture (PIL.Image.Image, ndarray, Tensor or tuple): a picture as `overlay` takes it, or a
+            size already, (height, width).
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if its shape is no picture's.
+
+    Examples::
+
+        >>> size_of(torch.zeros(3, 20, 30)), size_of(np.zeros((20, 30, 3)))
+        ((20, 30), (20, 30))
+    """
     if isinstance(picture, tuple):
         if len(picture) != 2 or not all(isinstance(n, int) and n > 0 for n in picture):
             raise ValueError(f"a size must be (height, width), two ints above 0, got {picture}")
