@@ -26,8 +26,6 @@ COMPARISON = ("unioncam", "scorecam", "fusioncam", "grad++scorecam")
 CLASSES = 3
 # Options with which a method approximates itself without them.
 APPROXIMATING = ("max_masks", "tolerance", "scorer")
-# Masked images in a forward of another library's Score-CAM.
-PEER_ROWS = (16, 32)
 # Rows in a plain forward; the larger ones are only tried on accelerators.
 PLAIN_ROWS, MORE_PLAIN_ROWS = (1, 2, 4, 8, 16, 32), (64, 128, 256, 512)
 PLAIN_ROUNDS = 3
@@ -78,7 +76,7 @@ def contestants_of(settings: SpeedSettings, run: SpeedRun) -> list[Contestant]:
         Contestant(f"{name} ScoreCAM, {rows} rows", make(run, rows), peer=name)
         for name, (module, make) in PEERS.items()
         if name in settings.beside and find_spec(module) is not None
-        for rows in PEER_ROWS
+        for rows in settings.peer_rows
     ]
     score_cam = parse_spec("scorecam")
     beside = score_cam.title() if score_cam in specs else ""

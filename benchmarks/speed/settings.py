@@ -80,6 +80,13 @@ class SpeedSettings:
         default="float32",
         help="float32 (default), tf32, bfloat16, or several separated by commas",
     )
+    peer_rows: Sequence[int] = option(
+        "--peer-rows",
+        type=whole_numbers,
+        default="16,32",
+        help="masked images in a forward of another library's, one number or several separated by "
+        "commas (default: %(default)s)",
+    )
     beside: Sequence[str] = option(
         "--beside",
         type=parts,
@@ -91,6 +98,7 @@ class SpeedSettings:
 
     def __post_init__(self) -> None:
         counts = [("--repeats", self.repeats), *(("--batches", size) for size in self.batches)]
+        counts += [("--peer-rows", rows) for rows in self.peer_rows]
         counts += [(n, v) for n, v in (("--n", self.n), ("--size", self.size)) if v is not None]
         for name, value in counts:
             check_number(name, value, above=0, whole=True)
@@ -110,6 +118,7 @@ class SpeedSettings:
             ("--batches", self.batches),
             ("--dtype", self.dtypes),
             ("--beside", self.beside),
+            ("--peer-rows", self.peer_rows),
         ):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} names {'one twice' if values else 'nothing'}")

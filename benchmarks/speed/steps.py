@@ -9,7 +9,7 @@ import torch
 from captum.attr import LayerActivation
 from torch import Tensor
 
-from benchmarks.speed.contestants import PEER_ROWS, Contestant
+from benchmarks.speed.contestants import Contestant
 from benchmarks.speed.speed_run import Batch, SpeedRun
 from captum_unioncam.engine.maps import distinct, extrema, min_max, resize, unit_range
 from captum_unioncam.engine.row_stream import own_rows
@@ -36,6 +36,8 @@ class Step(NamedTuple):
     reused: bool = False
 
 
+# Masked images in a forward before the engine chooses: what other libraries take.
+ROWS = 16
 STEPS = (
     Step("every channel"),
     Step("+ distinct masks only", True),
@@ -71,7 +73,7 @@ def channel_scores(run: SpeedRun, step: Step, batch: Batch) -> Tensor:
         examples = torch.arange(len(maps), device=maps.device).repeat_interleave(maps.shape[1])
     layout = torch.channels_last if step.channels_last else torch.contiguous_format
     x, black = (v.contiguous(memory_format=layout) for v in (batch.x, batch.black))
-    rows = own_rows(batch.x[0].numel(), batch.x.device) if step.own_rows else PEER_ROWS[0]
+    rows = own_rows(batch.x[0].numel(), batch.x.device) if step.own_rows else ROWS
     buffer = x[:1].repeat(rows, 1, 1, 1).contiguous(memory_format=layout)
     scores = torch.cat(
         [
