@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from captum_unioncam.baselines import BASELINES
+from captum_unioncam.comparison.method_spec import parts
+from captum_unioncam.layer_fusion import FUSES
 from captum_unioncam.scorers import BUILDERS
 
 
@@ -49,7 +51,34 @@ def add_pictures(parser: argparse.ArgumentParser, *, metrics: str, output: str) 
         help="what masked-out parts show (default: %(default)s): "
         + "; ".join(f"{name}: {kind.about}" for name, kind in BASELINES.items()),
     )
+    parser.add_argument(
+        "--against",
+        metavar="CLASS",
+        help="explain why each class and not these: numbers and names separated by commas, or "
+        "'similar' for those of the most similar scores",
+    )
+    parser.add_argument(
+        "--region",
+        type=Path,
+        metavar="MASK",
+        help="for networks of segmentation: explain the classes where this picture is white; it "
+        "must have the size of the picture",
+    )
+    parser.add_argument(
+        "--layers",
+        metavar="NAMES",
+        help="several layers instead of --layer, separated by commas, whose maps are fused",
+    )
+    parser.add_argument(
+        "--fuse", choices=FUSES, help=f"how maps of --layers are fused (default: {FUSES[0]})"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every number there")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write one page there with sliders, curves and tables, which loads nothing",
+    )
     parser.add_argument(
         "--save-maps",
         type=Path,
@@ -75,6 +104,16 @@ def add_scorer(
         help="what runs masked pictures: the model, a runtime that is compared with it first, or "
         f"'auto', the fastest that is installed and agrees (default: {by_default or default})",
     )
+
+
+def check_layers(arguments: argparse.Namespace) -> None:
+    """Raise ValueError unless ``--layer``, ``--layers`` and ``--fuse`` make sense together."""
+    if arguments.layers is None and arguments.fuse is not None:
+        raise ValueError("--fuse fuses the maps of several layers: name them with --layers")
+    if arguments.layers is not None and arguments.layer != "auto":
+        raise ValueError("--layer names one layer and --layers several: drop one of them")
+    if arguments.layers is not None and not parts(arguments.layers):
+        raise ValueError("--layers names no layer; give some, separated by commas")
 
 
 def add_output(parser: argparse.ArgumentParser, default: str, several: str = "") -> None:

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_unioncam.commands.arguments import add_pictures, add_scorer
+from captum_unioncam.commands.arguments import add_pictures, add_scorer, check_layers
 from captum_unioncam.commands.outputs import MOST_ROWS, Work, works
+from captum_unioncam.commands.overlays import Overlay, save_overlay
+from captum_unioncam.commands.record import record_of_run
 from captum_unioncam.commands.session import (
     Methods,
     Row,
@@ -24,14 +26,11 @@ from captum_unioncam.commands.session import (
     scorers_told,
 )
 from captum_unioncam.comparison.method_spec import parse_spec, parts
-from captum_unioncam.comparison.result import write_rows
+from captum_unioncam.comparison.result import summary_of, write_rows
 from captum_unioncam.files import written_whole
-from captum_unioncam.vision.geometry import box_steps
 from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from captum_unioncam.comparison.figure import Shown
 
 
@@ -66,7 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def compare_pictures(
-    arguments: argparse.Namespace, methods: Methods, wanted: str, *, overlay: bool = False
+    arguments: argparse.Namespace,
+    methods: Methods,
+    wanted: str,
+    *,
+    overlay: Overlay | None = None,
 ) -> int:
     """Compare methods on every picture that is named; write what was asked for.
 
@@ -74,8 +77,8 @@ def compare_pictures(
         arguments (Namespace): what `add_pictures` adds.
         methods (Mapping or Sequence): the methods, as `compare` takes them, by name.
         wanted (str): the classes.
-        overlay (bool, optional): write pictures under the last method's map instead of figures.
-            Default: False
+        overlay (Overlay, optional): write pictures under the last method's map instead of
+            figures. Default: None
 
     Returns:
         *int*: 0, or 1 if some picture could not be explained.
@@ -83,6 +86,7 @@ def compare_pictures(
     from captum_unioncam.comparison import drawing, figure
 
     metrics = checked_metrics(arguments.metrics)
+    check_layers(arguments)
     specs = list(methods.values() if isinstance(methods, Mapping) else methods)
     for spec in specs:
         parse_spec(spec)
@@ -92,15 +96,32 @@ def compare_pictures(
     classes = [f"top{n + 1}" for n in range(int(most[1]))] if most else parts(wanted)
     if overlay and len(classes) > 1:
         raise ValueError(f"an overlay shows one class, and these are {len(classes)}: {wanted}")
+    if arguments.against is not None:
+        classes = [f"{one} against {arguments.against}" for one in classes]
+    if arguments.region is not None:
+        classes = [f"{one} over {arguments.region.name}" for one in classes]
     suffixes = drawing.picture_suffixes() if overlay else drawing.writable_suffixes()
     per_page = 1 if overlay else max(1, MOST_ROWS // max(1, len(classes)))
     todo = works(arguments, images, suffixes, specs, classes, per_page)
+    if overlay:
+        todo = [work._replace(record=work.figure.with_suffix(".json")) for work in todo]
     todo, kept = _left(arguments, todo) if arguments.resume else (todo, [])
     if not todo:
         return 0
     session = load_session(arguments, methods, wanted, metrics)
+    found = session.target.classes
+    if arguments.save_maps is not None and isinstance(found, dict) and len(found) < len(classes):
+        raise ValueError(
+            f"{wanted} is {len(found)} of the network's classes, but --save-maps would name maps "
+            f"of {len(classes)}; give each class once, by its number or a name without a comma"
+        )
+    named_specs = (
+        methods if isinstance(methods, Mapping) else {parse_spec(one).title(): one for one in specs}
+    )
+    run = record_of_run(session, arguments, dict(named_specs)) if overlay or arguments.html else {}
     rows: list[Row] = []
     page: list[Shown] = []
+    reported: list[Shown] = []
     drawn, failed, warned = Path(), 0, Counter[str]()
     for number, work in enumerate(todo, 1):
         if not arguments.quiet:
@@ -112,7 +133,7 @@ def compare_pictures(
                 rows_of_page = [*page, shown] if work.figure == drawn else [shown]
                 # Drawn after every picture: a run that is stopped leaves what it has finished.
                 if overlay:
-                    _save_overlay(session, shown, picture, work.figure)
+                    save_overlay(session, shown, picture, work, wanted, overlay, run)
                 else:
                     drawn_page = figure.draw(rows_of_page, session.class_name, session.heading())
                     drawing.save(drawn_page, work.figure)
@@ -125,11 +146,15 @@ def compare_pictures(
             continue
         _save_maps(shown, work.maps)
         rows += session.rows(shown, str(work.path))
+        if arguments.html is not None:
+            reported.append(shown)
         if arguments.csv is not None:
             write_rows(arguments.csv, [*kept, *rows])
     for text, count in warned.items():
         if count > 1:
             print(f"unioncam: {count - 1} more: {text}", file=sys.stderr)
+    if reported:
+        _save_report(session, reported, rows, run, arguments.html)
     if rows:
         named = [{**row, "image": Path(row["image"]).name} for row in rows]
         print(session.table(named, shown.comparison.quantity))
@@ -177,23 +202,19 @@ def _save_maps(shown: "Shown", files: Sequence[Path]) -> None:
             np.save(partial, cam.float().numpy())
 
 
-def _save_overlay(session: Session, shown: "Shown", picture: "Image", path: Path) -> None:
-    """Write the picture at its own size under the last map; what was cut off stays as it is."""
-    from captum_unioncam.visualization import overlay
+def _save_report(
+    session: Session,
+    pages: Sequence["Shown"],
+    rows: Sequence[Row],
+    run: Mapping[str, Any],
+    path: Path,
+) -> None:
+    from captum_unioncam.comparison.html import report
 
-    *_, cam = shown.comparison.maps.values()
-    if shown.pictures is None or cam.shape[1] > 1:
-        raise ValueError("an overlay shows one class of a picture")
-    preprocess = session.network.preprocess
-    try:
-        box_steps(preprocess)
-    # A preprocessing of the user's own: what the network sees is all that is known.
-    except ValueError:
-        drawn = overlay(shown.pictures, cam)
-    else:
-        drawn = overlay(picture, cam, preprocess=preprocess)
+    means = summary_of(rows, session.metrics)
+    page = report(pages, means, session.class_name, session.heading(), record=run)
     with written_whole(path) as partial:
-        drawn.save(partial)
+        partial.write_text(page, encoding="utf-8")
 
 
 @contextmanager

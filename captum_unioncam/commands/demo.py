@@ -74,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 def demo_session(methods: Methods, quiet: bool, scorer: str = "model") -> Session:
     """Return the demo network with methods to compare on it."""
     network = argparse.Namespace(
-        model="demo", weights="DEFAULT", layer="auto", device="cpu", baseline="black", quiet=quiet,
-        scorer=scorer,
+        model="demo", weights="DEFAULT", layer="auto", layers=None, device="cpu",
+        baseline="black", against=None, region=None, quiet=quiet, scorer=scorer,
     )  # fmt: skip
     return load_session(network, methods, "top1", ["beta"])
 

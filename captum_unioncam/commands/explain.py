@@ -7,9 +7,12 @@ import argparse
 
 from captum_unioncam.commands.arguments import add_pictures, add_scorer
 from captum_unioncam.commands.compare import compare_pictures
+from captum_unioncam.commands.overlays import Overlay
 from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import check_percent
 from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.visualization import Threshold
+from captum_unioncam.visualization.regions import check_threshold
 
 # The paper's two maps, by its symbols.
 MODULES = {"denoised map D": "denoised", "region map R": "region"}
@@ -40,8 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay",
         action="store_true",
-        help="write the picture under the method's map, nothing else, at the picture's own size",
+        help="write the picture under the method's map, nothing else, at the picture's own size, "
+        "and beside it a JSON file with all that is needed to make it again",
     )
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="as --overlay, with boxes around the regions of the map, alone or over it",
+    )
+    parser.add_argument(
+        "--threshold",
+        help="where a region begins: a share of the map's maximum (default: 0.5), a percentile "
+        "such as p90, or otsu",
+    )
+    parser.add_argument("--largest", action="store_true", help="only the box of the largest region")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,8 +69,26 @@ def run(arguments: argparse.Namespace) -> int:
         spec += f":theta={check_percent('--theta', arguments.theta):g}"
     if arguments.scorer is None:
         arguments.scorer = "auto" if _masks_with_every_channel(spec) else "model"
-    methods = {parse_spec(spec).title(): spec} if arguments.overlay else explained(spec)
-    return compare_pictures(arguments, methods, arguments.target, overlay=arguments.overlay)
+    overlay = _overlay(arguments)
+    methods = {parse_spec(spec).title(): spec} if overlay else explained(spec)
+    if arguments.layers is not None:
+        methods = {title: one for title, one in methods.items() if title not in MODULES}
+    return compare_pictures(arguments, methods, arguments.target, overlay=overlay)
+
+
+def _overlay(arguments: argparse.Namespace) -> Overlay | None:
+    """Return what is drawn instead of figures, if anything is."""
+    if not arguments.boxes:
+        if arguments.threshold is not None or arguments.largest:
+            raise ValueError("--threshold and --largest are about boxes: add --boxes")
+        return Overlay(has_map=True, has_boxes=False) if arguments.overlay else None
+    text = "0.5" if arguments.threshold is None else arguments.threshold
+    try:
+        threshold: Threshold = float(text)
+    except ValueError:
+        threshold = text
+    check_threshold("--threshold", threshold)
+    return Overlay(arguments.overlay, True, threshold, arguments.largest)
 
 
 def _masks_with_every_channel(spec: str) -> bool:

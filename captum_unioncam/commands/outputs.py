@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from captum_unioncam.layer_fusion import FUSES
+
 # Rows of a figure: more are hard to look at, and long to draw again after every picture.
 MOST_ROWS = 5
 
@@ -20,15 +22,18 @@ class Work(NamedTuple):
         path (Path): the picture.
         figure (Path): the figure that shows it.
         maps (tuple[Path, ...]): files for its maps, by method and then by class.
+        record (Path, optional): file that says how it was made.
     """
 
     path: Path
     figure: Path
     maps: tuple[Path, ...]
+    record: Path | None = None
 
     def is_done(self) -> bool:
         """Return whether everything is there."""
-        return all(path.exists() for path in (self.figure, *self.maps))
+        record = () if self.record is None else (self.record,)
+        return all(path.exists() for path in (self.figure, *self.maps, *record))
 
 
 def works(
@@ -60,7 +65,9 @@ def works(
         [] if arguments.weights == "DEFAULT" else [str(Path(arguments.weights).with_suffix(""))]
     )
     baseline = [] if arguments.baseline == "black" else [arguments.baseline]
-    network = [arguments.model, *weights, arguments.layer, *baseline]
+    fused = f"{arguments.layers} {arguments.fuse or FUSES[0]}"
+    layer = arguments.layer if arguments.layers is None else fused
+    network = [arguments.model, *weights, layer, *baseline]
     todo = [
         Work(
             image,
@@ -80,6 +87,11 @@ def works(
     if arguments.csv is not None:
         check_file("--csv", arguments.csv)
         written.append(arguments.csv)
+    if arguments.html is not None:
+        check_file("--html", arguments.html)
+        if arguments.resume:
+            raise ValueError("--html shows every picture of a run: drop --resume")
+        written.append(arguments.html)
     originals = {path.resolve() for path in images}
     for path in written:
         if path.resolve() in originals:

@@ -1,6 +1,7 @@
 """A network at hand, and what is to be compared on every picture."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,21 @@ import torch
 from torch import nn
 
 from captum_unioncam.baselines import named_baseline
+from captum_unioncam.commands.chosen_target import ChosenTarget, chosen_target
 from captum_unioncam.comparison.compare import compare
 from captum_unioncam.comparison.compared_methods import compared_methods_of
-from captum_unioncam.comparison.method_spec import parts
+from captum_unioncam.comparison.grad_cam import LaidOutGradCAM
+from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import summary_of
 from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
 from captum_unioncam.engine import ClassActivationMap, NamedScorer
+from captum_unioncam.layer_fusion import Fuse, MultiLayer
+from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.vision.networks import (
     Network,
     find_device,
     find_layer,
-    find_target,
     load_network,
 )
 
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
     from captum_unioncam.comparison.figure import Shown
 
-Methods = Mapping[str, str] | Sequence[str]
+Methods = Mapping[str, Any] | Sequence[str]
 Row = dict[str, Any]
 
 
@@ -42,8 +46,8 @@ class Session:
         device (torch.device): that device.
         layer (nn.Module): its layer.
         layer_name (str): the layer's name.
-        target (Any): what `compare` takes for the classes.
-        methods (Mapping or Sequence): as `compare` takes them, by name.
+        target (ChosenTarget): the classes, alone, against others or over a region.
+        methods (Mapping or Sequence): as `compare` takes them.
         metrics (Sequence[str]): names of metrics.
         baseline (str): name of the baseline.
         quiet (bool): show no progress.
@@ -54,7 +58,7 @@ class Session:
     device: torch.device
     layer: nn.Module
     layer_name: str
-    target: Any
+    target: ChosenTarget
     methods: Methods
     metrics: Sequence[str]
     baseline: str = "black"
@@ -67,8 +71,9 @@ class Session:
 
         x, black, seen = self.network.prepare(picture)
         x, black = x.to(self.device), black.to(self.device)
+        target = self.target.of(self.network, picture, x)
         result = compare(
-            self.methods, x, self.target, forward_func=self.network.model, layer=self.layer,
+            self.methods, x, target, forward_func=self.network.model, layer=self.layer,
             baselines=named_baseline(self.baseline, x, black), metrics=self.metrics,
             scorer=self.scorer, show_progress=not self.quiet,
         )  # fmt: skip
@@ -76,7 +81,8 @@ class Session:
 
     def heading(self) -> str:
         """Return the title of figures."""
-        about = "\nβ: probability of the masked picture minus that of the baseline"
+        score = "probability" if self.target.is_probability else "score"
+        about = f"\nβ: {score} of the masked picture minus that of the baseline"
         return (
             f"{self.network.name}, layer {self.layer_name}, {self.baseline} baseline"
             f"{about if 'beta' in self.metrics else ''}"
@@ -85,7 +91,9 @@ class Session:
     def class_name(self, label: str) -> str:
         """Return what a class of a comparison is called."""
         # A network with one value per picture has a single class, whose label is no number.
-        return self.network.class_name(int(label) if label.isdecimal() else 0)
+        if not re.match(r"\d", label):
+            return self.network.class_name(0)
+        return re.sub(r"\d+", lambda number: self.network.class_name(int(number[0])), label)
 
     def rows(self, shown: "Shown", image: str) -> list[Row]:
         """Return the rows of a comparison of one picture, with the picture and names of classes."""
@@ -111,11 +119,12 @@ def scorers_told(rows: Sequence[Row]) -> str:
 
     Examples::
 
-        >>> scorers_told([{"scorer": "openvino", "deviation": 2e-6}, {"scorer": "model"}])
+        >>> scorers_told([{"scorer": "openvino", "scorer_deviation": 2e-6}, {"scorer": "model"}])
         'masked pictures run by openvino, model; scores off by at most 2.0e-06 of the largest'
     """
     names = dict.fromkeys(row["scorer"] for row in rows if "scorer" in row)
-    found = [row["deviation"] for row in rows if row.get("deviation") is not None]
+    told = [row.get("scorer_deviation") for row in rows]
+    found = [one for one in told if one is not None]
     off = f"; scores off by at most {max(found):.1e} of the largest" if found else ""
     return f"masked pictures run by {', '.join(names)}{off}" if names else ""
 
@@ -152,13 +161,41 @@ def load_session(
     # Any picture tells the layer's shape; a grey one is there even if the first file is broken.
     x, black, _ = network.prepare(Image.new("RGB", (320, 240), "grey"))
     x, black = x.to(device), black.to(device)
-    layer = find_layer(network.model, arguments.layer, x)
-    target = find_target(network, classes, x)
-    for method in compared_methods_of(methods, network.model, layer.layer):
-        if isinstance(method.attribution, ClassActivationMap):
-            method.attribution.prepare({"inputs": x, "target": 0, **method.options})
+    fused = parts(arguments.layers or "")
+    layers = [find_layer(network.model, name, x) for name in fused or [arguments.layer]]
+    layer_name = layers[0].name
+    if fused:
+        fuse: Fuse = arguments.fuse or "mean"
+        methods = _fused(methods, network.model, [one.layer for one in layers], fuse)
+        layer_name = f"{', '.join(one.name for one in layers)} ({fuse})"
+    layer = layers[0].layer
+    target = chosen_target(arguments, network, classes, x)
+    for method in compared_methods_of(methods, network.model, layer):
+        own, options = method.attribution, method.options
+        if isinstance(own, MultiLayer):
+            own, options = own.attribution_method, own.options
+        if isinstance(own, ClassActivationMap):
+            own.prepare({"inputs": x, "target": 0, **options})
     scorer = None if arguments.scorer == "model" else NamedScorer(arguments.scorer)
     return Session(
-        network, device, layer.layer, layer.name, target, methods, metrics, arguments.baseline,
+        network, device, layer, layer_name, target, methods, metrics, arguments.baseline,
         arguments.quiet, scorer,
     )  # fmt: skip
+
+
+def _fused(
+    methods: Methods, model: nn.Module, layers: Sequence[nn.Module], fuse: Fuse
+) -> dict[str, MultiLayer]:
+    """Return methods by name as methods on several layers, under their labels."""
+    specs = methods if isinstance(methods, Mapping) else {parse_spec(m).title(): m for m in methods}
+    made = {}
+    for label, text in specs.items():
+        name, part, options = parse_spec(text)
+        method = METHODS[name]
+        if part or not method.needs_layer:
+            why = "is a part of a method" if part else "has no layer"
+            raise ValueError(f"--layers fuses the maps of methods, and {text} {why}; drop it there")
+        # Captum's, which reads every layer as maps.
+        cls = LaidOutGradCAM if name == "gradcam" else method.cls
+        made[label] = MultiLayer(cls, model, layers, fuse, **options)
+    return made

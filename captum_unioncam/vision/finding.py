@@ -45,13 +45,14 @@ def find_layer(model: nn.Module, name: str, x: Tensor) -> SuggestedLayer:
     return SuggestedLayer(name, layers[name], "named by the user")
 
 
-def find_target(network: Network, wanted: str, x: Tensor) -> Any:
+def find_target(network: Network, wanted: str, x: Tensor, *, of_region: bool = False) -> Any:
     """Return what `compare` takes for the classes that a command names.
 
     Args:
         network (Network): the classifier.
         wanted (str): "top1", "top3", ..., or numbers and names separated by commas.
         x (Tensor): an input, from which the number of classes is seen.
+        of_region (bool, optional): the classes are of a segmentation network. Default: False
 
     Returns:
         *None* for the one output of a network with one value per picture, "top1", ... as it is, or
@@ -62,10 +63,17 @@ def find_target(network: Network, wanted: str, x: Tensor) -> Any:
             classifier.
     """
     output = network.outputs(x)
-    if output.dim() > 2:
+    shape = tuple(output.shape)
+    if of_region and output.dim() != 4:
+        raise NetworkError(
+            "--region is for networks of segmentation, whose output is (N, classes, height, "
+            f"width); {network.name} gives {shape}: drop it"
+        )
+    if output.dim() > 2 and not of_region:
+        hint = "; name what to explain of a segmentation with --region MASK" * (output.dim() == 4)
         raise NetworkError(
             "a picture is explained by a classifier, whose output is (N, classes) or (N,); got "
-            f"{tuple(output.shape)}"
+            f"{shape}{hint}"
         )
     count = output.shape[1] if output.dim() > 1 else 1
     if re.fullmatch(r"top\d+", wanted):

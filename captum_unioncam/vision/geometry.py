@@ -20,8 +20,8 @@ IN_PLACE = (
 def box_steps(preprocess: Any) -> list[BoxStep]:
     """Return the steps of a preprocessing that move pixels, to be applied to boxes.
 
-    Known are torchvision's presets of classifiers, and compositions of Resize and CenterCrop
-    with steps that leave pixels where they are.
+    Known are torchvision's presets of classifiers and of segmentation, and compositions of Resize
+    and CenterCrop with steps that leave pixels where they are.
 
     Raises:
         ValueError: if it does anything else.
@@ -33,6 +33,8 @@ def box_steps(preprocess: Any) -> list[BoxStep]:
             partial(functional.resize, size=preprocess.resize_size),
             partial(functional.center_crop, output_size=preprocess.crop_size),
         ]
+    if type(preprocess).__name__ == "SemanticSegmentation":
+        return [partial(functional.resize, size=preprocess.resize_size)]
     steps: list[BoxStep] = []
     for step in getattr(preprocess, "transforms", [preprocess]):
         name = type(step).__name__

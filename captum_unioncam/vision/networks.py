@@ -110,11 +110,11 @@ def demo_network() -> Network:
 def _torchvision_network(name: str, weights: str) -> Network:
     from torchvision import models
 
-    known = models.list_models(module=models)
+    known = models.list_models(module=models) + models.list_models(module=models.segmentation)
     if name not in known:
         raise NetworkError(
-            f"no model {name!r}{closest(name, [*known, 'demo'])}; give a torchvision classifier, "
-            "'demo', timm:NAME, hf:FOLDER, or module:function"
+            f"no model {name!r}{closest(name, [*known, 'demo'])}; give a torchvision classifier or "
+            "network of segmentation, 'demo', timm:NAME, hf:FOLDER, or module:function"
         )
     choices = models.get_model_weights(name)
     chosen = choices.__members__.get(weights)
@@ -122,7 +122,13 @@ def _torchvision_network(name: str, weights: str) -> Network:
     if chosen is None:
         state = load_state(Path(weights), f"or one of {', '.join(choices.__members__)}")
         classes = next((v.shape[0] for v in reversed(list(state.values())) if v.dim()), 1)
-        model = models.get_model(name, weights=None, num_classes=classes)
+        options: dict[str, Any] = {}
+        if hasattr(models.segmentation, name):
+            # Its backbone's weights would be downloaded.
+            options["weights_backbone"] = None
+            if any(key.startswith("aux_classifier.") for key in state):
+                options["aux_loss"] = True
+        model = models.get_model(name, weights=None, num_classes=classes, **options)
         fill(model, state, weights)
     else:
         try:
