@@ -73,7 +73,7 @@ def report(
         body += _case(parts[number], f"picture-{number}-{n}", n, k, names)
     body += _tables(parts, means, names)
     if record is not None:
-        text = escape(json.dumps(record, indent=2, ensure_ascii=False))
+        text = escape(json.dumps(record, indent=2, ensure_ascii=False, default=str))
         body.append(f"<details><summary>How this was made</summary><pre>{text}</pre></details>")
     return _page(title, "\n".join(body))
 
