@@ -168,15 +168,15 @@ def test_compare_through_a_runtime(name, tmp_path):
             assert one[metric] == pytest.approx(other[metric], abs=1e-3)
         assert one["forwards"] == other["forwards"]
     assert found.scorer == name
-    assert 0 < found.deviation < 1e-4
+    assert 0 < found.scorer_deviation < 1e-4
     assert f"changed inputs run by {name}, scores at most" in repr(found)
     found.to_csv(tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["scorer"] for row in rows} == {name}
-    assert {float(row["deviation"]) for row in rows} == {found.deviation}
+    assert {float(row["scorer_deviation"]) for row in rows} == {found.scorer_deviation}
     assert "scorer" not in expected.rows[0]
-    assert expected.deviation is None
+    assert expected.scorer_deviation is None
 
 
 def test_compare_runs_the_model_on_clean_inputs_alone():
@@ -208,11 +208,11 @@ def test_a_scorer_must_be_near_for_every_class():
     scorer._run = wrong_for_class_2
     common = {"forward_func": net, "layer": layer, "score": "logit", "metrics": ["beta"]}
     one = compare(METHODS, x, 1, scorer=scorer, **common)
-    assert (one.scorer, one.deviation) == ("half", 0)
+    assert (one.scorer, one.scorer_deviation) == ("half", 0)
     expected = compare(METHODS, x, {"a": 1, "b": 2}, **common)
     with pytest.warns(UserWarning, match="scorer 'half' is not used"):
         found = compare(METHODS, x, {"a": 1, "b": 2}, scorer=scorer, **common)
-    assert (found.scorer, found.deviation) == ("model", None)
+    assert (found.scorer, found.scorer_deviation) == ("model", None)
     for label, cam in expected.maps.items():
         assert torch.equal(found.maps[label], cam)
     assert [r["beta"] for r in found.rows] == [r["beta"] for r in expected.rows]
@@ -226,7 +226,7 @@ def test_a_callable_runs_changed_inputs():
         return 2 * net(images)
 
     found = compare(METHODS, x, 1, scorer=twice, **common)
-    assert (found.scorer, found.deviation) == ("twice", None)
+    assert (found.scorer, found.scorer_deviation) == ("twice", None)
     expected = LayerScoreCAM(net, layer).attribute(x, 1, scorer=twice, relu_attributions=True)
     assert torch.equal(found.maps["Score-CAM"], expected)
     assert all(row["forwards"] is None for row in found.rows), "its rows cannot be counted"
@@ -253,7 +253,7 @@ def test_nothing_is_built_for_nothing(monkeypatch):
     net, layer, x = network()
     monkeypatch.setitem(scorers.BUILDERS, "half", lambda *given: pytest.fail("built"))
     found = compare(["gradcam"], x, 1, forward_func=net, layer=layer, metrics=(), scorer="half")
-    assert (found.scorer, found.deviation) == ("model", None)
+    assert (found.scorer, found.scorer_deviation) == ("model", None)
 
 
 def test_a_named_scorer_is_built_once_for_several_calls(monkeypatch):
@@ -409,7 +409,7 @@ def test_a_benchmark_keeps_to_its_scorer(photos, tmp_path, capsys, monkeypatch):
     assert len(rows) == 4
     for row in rows:
         assert (row["scorer"], row["tolerance"], row["ran"]) == ("half", 0.3, "half")
-        assert 0 < row["deviation"] < 0.3
+        assert 0 < row["scorer_deviation"] < 0.3
     assert cli.main([*common, "--scorer", "half"]) == 0
     capsys.readouterr()
     assert cli.main(common) == 2

@@ -117,7 +117,7 @@ def measure_picture(run: BenchmarkRun, picture: Prepared) -> list[Row]:
             }
             kept = {name: row[name] for name in ("probability", *COSTS)}
             if "scorer" in row:
-                kept |= {"ran": row["scorer"], "deviation": row["deviation"]}
+                kept |= {"ran": row["scorer"], "scorer_deviation": row["scorer_deviation"]}
             rows.append({**about, "method": method, "spec": spec, "metrics": values, **kept})
     return rows
 

@@ -103,7 +103,7 @@ def compare(
         *Comparison* with ``maps`` (label to (N, K, *spatial of the map), K classes), ``rows``
         (one per example, class and method, with every metric and what it cost), ``figure()``,
         ``save()``, ``to_csv()`` and a readable repr; with `scorer` also ``scorer`` and
-        ``deviation``, what ran the changed inputs and how far it was from the model.
+        ``scorer_deviation``, what ran the changed inputs and how far it was from the model.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

@@ -31,5 +31,5 @@ class ComparisonData:
     quantity: str = "probability"
     details: dict[str, list[Any]] = field(default_factory=dict)
     scorer: str = ""
-    deviation: float | None = None
+    scorer_deviation: float | None = None
     curves: dict[str, dict[str, Tensor]] = field(default_factory=dict)

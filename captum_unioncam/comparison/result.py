@@ -44,8 +44,8 @@ class Comparison(ComparisonData):
         details (dict[str, list]): per method that returns details, those of every class.
         scorer (str): what ran the changed inputs where a scorer was asked for: its name, or "model"
             where it deviated too far; rows hold it as well. Else empty.
-        deviation (float, optional): the largest deviation of its scores from the model's, over the
-            classes, as a part of the largest score; None where nothing was compared.
+        scorer_deviation (float, optional): the largest deviation of its scores from the model's,
+            over the classes, as a part of the largest score; None where nothing was compared.
         curves (dict[str, dict[str, Tensor]]): per method and metric, the curve that the metric is
             the area or the mean of, (N, K, points): of insertion, deletion and ROAD.
     """
@@ -62,11 +62,11 @@ class Comparison(ComparisonData):
         quantity: str,
         details: dict[str, list[Any]],
         scorer: str = "",
-        deviation: float | None = None,
+        scorer_deviation: float | None = None,
     ) -> "Comparison":
         """Lay out what was measured, `values` per method and class, as rows."""
         parts = probabilities.numel()
-        ran = {"scorer": scorer, "deviation": deviation} if scorer else {}
+        ran = {"scorer": scorer, "scorer_deviation": scorer_deviation} if scorer else {}
         rows = [
             {
                 "example": n,
@@ -94,7 +94,7 @@ class Comparison(ComparisonData):
         }
         return cls(
             maps, rows, metrics, classes, probabilities, inputs, quantity, details, scorer,
-            deviation, curves,
+            scorer_deviation, curves,
         )  # fmt: skip
 
     def summary(self) -> list[dict[str, Any]]:
@@ -195,8 +195,8 @@ class Comparison(ComparisonData):
     def _caption(self) -> str:
         examples, classes = self.probabilities.shape
         ran = f"; changed inputs run by {self.scorer}" if self.scorer else ""
-        if self.deviation is not None:
-            ran += f", scores at most {self.deviation:.1e} of the largest off"
+        if self.scorer_deviation is not None:
+            ran += f", scores at most {self.scorer_deviation:.1e} of the largest off"
         return (
             f"{len(self.maps)} methods, {examples} example{'s' * (examples > 1)}, "
             f"{classes} class{'es' * (classes > 1)} each{ran}; means"
