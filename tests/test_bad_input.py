@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from captum_unioncam import LayerUnionCAM, black_baseline, suggest_layer
+from captum_unioncam import LayerScoreCAM, LayerUnionCAM, black_baseline, suggest_layer
 from tests.networks import NETWORKS, TwoInputs, images, of_rank, seeded
 
 NAN = float("nan")
@@ -344,3 +345,95 @@ def test_maps_that_explain_nothing_are_said():
         for batch in (inputs[:1], inputs[1:], inputs):
             LayerUnionCAM(net, layer).attribute(batch, 1, score="logit", scorer=same)
     assert len(caught) == 1, "once a call site, not once a batch"
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cut, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.mlp, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, i):
+        return self.head(self.mlp(self.norm(self.cut(i).flatten(2).mT)).tanh().mean(1))
+
+
+@pytest.mark.parametrize("name", ["mlp", "norm"])
+def test_a_dynamically_quantised_layer(name):
+    torch.manual_seed(0)
+    net = torch.ao.quantization.quantize_dynamic(Tokens().eval(), {nn.Linear})
+    layer, inputs = net.get_submodule(name), torch.rand(2, 3, 16, 16)
+    with pytest.raises(
+        ValueError, match=f"layer '{name}'.*dynamically quantised layer.*LayerScoreCAM"
+    ):
+        LayerUnionCAM(net, layer).attribute(inputs, 1)
+    # The way out that the message names.
+    assert LayerScoreCAM(net, layer).attribute(inputs, 1).any()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.use_reentrant, self.conv = use_reentrant, nn.Conv2d(3, 8, 3)
+        self.block, self.head = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), nn.Linear(8, 4)
+
+    def forward(self, i):
+        maps = checkpoint(self.block, self.conv(i), use_reentrant=self.use_reentrant)
+        return self.head(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["block.1", "conv"])
+def test_a_layer_inside_a_reentrant_checkpoint_or_before_it(name):
+    net, inputs = seeded(Checkpointed(use_reentrant=True)), images(2, 3, 12, 12)
+    layer = net.get_submodule(name)
+    with pytest.raises(ValueError, match=f"layer '{name}'.*pass use_reentrant=False there"):
+        LayerUnionCAM(net, layer).attribute(inputs, 1)
+    with pytest.raises(ValueError, match="no layer can be suggested.*use_reentrant=False"):
+        suggest_layer(net, inputs)
+    assert not any(module._forward_hooks for module in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert LayerScoreCAM(net, layer).attribute(inputs, 1).any()
+    # Nothing before the checkpoint has gradients then, and its node is not in the graph.
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match=f"layer '{name}'.*pass use_reentrant=False there"):
+        LayerUnionCAM(net, layer).attribute(inputs, 1)
+    net.use_reentrant = False
+    attr = LayerUnionCAM(net, layer).attribute(inputs, 1)
+    alone = nn.Sequential(
+        net.conv, net.block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head
+    ).eval()
+    torch.testing.assert_close(attr, LayerUnionCAM(alone, layer).attribute(inputs, 1))
+
+
+def test_meta_tensors():
+    net, layer, inputs = NETWORKS["vgg_like"]()
+    for call in (LayerUnionCAM(net, layer).attribute, lambda i, _: suggest_layer(net, i)):
+        with pytest.raises(ValueError, match=r"inputs must hold values, got a meta tensor"):
+            call(inputs.to("meta"), 1)
+    net.to("meta")
+    for call in (LayerUnionCAM(net, layer).attribute, lambda i, _: suggest_layer(net, i)):
+        with pytest.raises(ValueError, match="weight '0.weight' is a meta tensor.*assign=True"):
+            call(inputs, 1)
+
+
+def test_waveforms_without_channels():
+    class Wave(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.head = nn.Conv1d(1, 8, 4, 4), nn.Linear(8, 4)
+
+        def forward(self, i):
+            return self.head(self.cut(i[:, None]).tanh().mean(2))
+
+    class OneChannel(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, i):
+            return self.model(i[:, 0])
+
+    net, waves = seeded(Wave()), images(2, 40)
+    with pytest.raises(ValueError, match=r"no dimension of channels.*takes \(N, 1, T\).*x\[:, 0\]"):
+        LayerUnionCAM(net, net.cut).attribute(waves, 1)
+    wrapped = OneChannel(net).eval()
+    assert LayerUnionCAM(wrapped, net.cut).attribute(waves[:, None], 1).shape == (2, 1, 10)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 import captum_unioncam
@@ -275,6 +276,25 @@ def parts(cls, layer_of):
     return lambda: explain(model=module.eval(), layer=layer_of(module))
 
 
+def quantised():
+    model = torch.ao.quantization.quantize_dynamic(small(), {nn.Linear})
+    explain(model=model, layer=model[1])
+
+
+def checkpointed():
+    model = small()
+
+    def forward(images):
+        return model[4:](checkpoint(model[:4], images, use_reentrant=True))
+
+    explain(model=forward, layer=model[1])
+
+
+def waveforms():
+    conv = nn.Conv1d(1, 5, 4)
+    explain(torch.rand(2, 40), model=lambda waves: conv(waves[:, None]).mean(2), layer=conv)
+
+
 def normalized_by_nothing():
     from captum.attr import visualization
 
@@ -325,6 +345,9 @@ PROVOKED = {
     "layer must be a torch.nn.Module, got the name …": lambda: explain(layer="1"),
     "the target does not depend on layer …": parts(Beside, lambda m: m.aside),
     "no gradients flow from the output to layer …": lambda: explain(model=without_gradients),
+    "dynamically quantised layer": quantised,
+    "torch.utils.checkpoint with use_reentrant=True": checkpointed,
+    "is a meta tensor": lambda: explain(model=(model := small().to("meta")), layer=model[1]),
     "layer … returns torch.float32, NoneType; a map needs a floating point Tensor": attention,
     "the model goes on with tokens of shape …": lambda: suggest_layer(Merged(), x),
     "the model goes on in branches that meet at its output alone": lambda: suggest_layer(Two(), x),
@@ -357,6 +380,7 @@ PROVOKED = {
     "mat1 and mat2 shapes cannot be multiplied": lambda: explain(x[0]),
     "Input type (…) and … type (…) should be the same": lambda: explain((x * 255).byte()),
     "no input can be masked": token_ids,
+    "has no dimension of channels beside its positions": waveforms,
     "a baseline of shape … does not fit an input of shape …": lambda: explain(
         baselines=torch.zeros(3, 1, 1)
     ),

@@ -1,11 +1,14 @@
 """One forward and one backward through Captum's hooks, with errors that name the remedy."""
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils import checkpoint
 
 from captum_unioncam.engine.callable_targets import check_clean_values
 from captum_unioncam.engine.captum_compat import (
@@ -42,6 +45,8 @@ def clean_passes(
         TypeError: if a layer or the network gives something other than tensors.
     """
     read: list[tuple[TargetScores, Tensor, Tensor]] = []
+    explained: list[Tensor] = []
+    hidden: list[bool] = []
     seen: list[list[Any]] = [[] for _ in requests]
     request = requests[0]
     name = " or ".join(one.layer_name for one in requests)
@@ -52,6 +57,7 @@ def clean_passes(
         output = output_as_read(request.target, request.forward_func(*args), len(rows))
         target = TargetScores.from_output(request.score, request.target, output)
         raw = target.raw(output, rows)
+        explained.append(raw)
         if target.functions is None:
             with torch.no_grad():
                 read.append((target, *target.target_score(output.detach(), rows)))
@@ -72,6 +78,9 @@ def clean_passes(
         def look(module: nn.Module, args: Any, result: Any = None) -> None:
             value = args if one.attribute_to_layer_input else result
             calls.append(value)
+            if needs_gradients and not torch.is_grad_enabled():
+                frames = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
+                hidden.append(checkpoint.__file__ in frames)
             tensors = value if isinstance(value, tuple | list) else (value,)
             if tensors and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
                 return
@@ -116,6 +125,8 @@ def clean_passes(
             raise
         raise ValueError(_beside_the_path(name)) from error
     except RuntimeError as error:
+        if explained and (cause := _cut(name, explained[-1], any(hidden), error)):
+            raise ValueError(cause) from error
         if "used in the graph" in str(error):
             raise ValueError(_beside_the_path(name)) from error
         if "does not require grad" in str(error):
@@ -138,6 +149,43 @@ def clean_passes(
         )
         for some, their, calls in zip(activations, gradients, seen, strict=True)
     ]
+
+
+def is_reentrant(error: RuntimeError) -> bool:
+    """Return whether PyTorch refused gradients through reentrant checkpointing."""
+    return "use_reentrant=True" in str(error)
+
+
+REENTRANT = (
+    "the model runs a part of itself in torch.utils.checkpoint with use_reentrant=True, which "
+    "hides the gradients of layers; pass use_reentrant=False there, or turn checkpointing off, in "
+    "transformers with model.gradient_checkpointing_disable()"
+)
+
+
+def _cut(name: str, explained: Tensor, is_hidden: bool, error: RuntimeError) -> str | None:
+    """Return what hides the layer's gradients in the graph of what is explained, if it is known."""
+    refused = ("used in the graph", "does not require grad")
+    if not is_reentrant(error) and not any(text in str(error) for text in refused):
+        return None
+    waiting, met = [explained.grad_fn], set[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    kinds = {node.name() for node in met}
+    without = "or take a method without gradients, such as LayerScoreCAM"
+    # Without a gradient on the way in, checkpointing leaves no trace in the graph.
+    if is_hidden or "CheckpointFunctionBackward" in kinds:
+        return f"no gradients flow from the output to {name}: {REENTRANT}, {without}"
+    if "torch::autograd::WarnNotImplemented" in kinds:
+        return (
+            f"no gradients flow from the output to {name}: it or what follows it has no "
+            "derivative, as a dynamically quantised layer; explain the model as it was before "
+            f"quantisation, {without}"
+        )
+    return None
 
 
 def _beside_the_path(name: str) -> str:

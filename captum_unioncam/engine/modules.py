@@ -47,10 +47,12 @@ def innermost(function: Any) -> Any:
 
 
 def check_layer(forward_func: Any, layer: Any) -> None:
-    """Raise TypeError unless `forward_func` can be called and `layer` is one module."""
+    """Raise TypeError unless `forward_func` can be called and `layer` is one module with values."""
     if not callable(forward_func):
         raise TypeError(f"forward_func must be callable, got {type(forward_func).__name__}")
     if isinstance(layer, nn.Module):
+        model = model_behind(forward_func)
+        check_has_values(layer if model is None else model)
         return
     if isinstance(layer, str):
         model = model_behind(forward_func)
@@ -61,6 +63,20 @@ def check_layer(forward_func: Any, layer: Any) -> None:
             + (found or f"pass the module itself{closest(layer, names)}")
         )
     raise TypeError(f"layer must be one torch.nn.Module, got {type(layer).__name__}")
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Raise ValueError if a weight of the model is a meta tensor, and stays one."""
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        # Weights that accelerate has offloaded come when they are needed.
+        return
+    name = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    if name is not None:
+        raise ValueError(
+            f"the model's weight {name!r} is a meta tensor, which has a shape but no values: load "
+            "them with model.load_state_dict(state, assign=True), or make the model without "
+            'torch.device("meta")'
+        )
 
 
 def describe_layer(forward_func: Callable[..., Any], layer: nn.Module) -> str:

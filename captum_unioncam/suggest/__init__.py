@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from captum_unioncam.engine.arguments import parse_inputs
 from captum_unioncam.engine.locks import exclusive_use
+from captum_unioncam.engine.modules import check_has_values
 from captum_unioncam.suggest.choosing import chosen_call
 from captum_unioncam.suggest.positions import check_positions
 from captum_unioncam.suggest.watching import Forward, NotScoresError, undisturbed, watch
@@ -63,8 +64,8 @@ def suggest_layer(
 
     Raises:
         TypeError: if `model` is not a module, or `inputs` are not tensors.
-        ValueError: if the model does not run on the default input, returns no single tensor of
-            scores, or no layer is suited.
+        ValueError: if the model has no values, does not run on the default input, returns no
+            single tensor of scores, or no layer is suited.
 
     Examples::
 
@@ -77,6 +78,7 @@ def suggest_layer(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_has_values(model)
     given = None if inputs is None else parse_inputs(inputs)
     # The random state is one for all threads.
     with exclusive_use(model, torch.default_generator), undisturbed(model):

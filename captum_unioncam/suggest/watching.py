@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from captum_unioncam.engine.clean_pass import REENTRANT, is_reentrant
 from captum_unioncam.engine.layout import Layout
 from captum_unioncam.engine.layout_finding import ShapesSeen, find_layout, lies_on_inputs
 from captum_unioncam.engine.modules import evaluating
@@ -194,10 +195,15 @@ class Forward:
         # A plain sum would be constant for probabilities.
         generator = torch.Generator().manual_seed(0)
         weights = torch.randn(what.tensor.shape, generator=generator, dtype=torch.float64)
-        gradients = torch.autograd.grad(
-            what.edge, list(edges.values()), weights.to(what.tensor),
-            retain_graph=True, allow_unused=True,
-        )  # fmt: skip
+        try:
+            gradients = torch.autograd.grad(
+                what.edge, list(edges.values()), weights.to(what.tensor),
+                retain_graph=True, allow_unused=True,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if is_reentrant(error):
+                raise ValueError(f"no layer can be suggested: {REENTRANT}") from error
+            raise
         pairs = zip(edges, gradients, strict=True)
         return {place: gradient for place, gradient in pairs if gradient is not None}
 
