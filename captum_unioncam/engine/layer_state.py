@@ -103,6 +103,20 @@ class LayerState:
             scorers[masked] = MaskScorer(request, masked, request.baselines, self.target)
         return scorers[masked]
 
+    @cached_property
+    def model_masks(self) -> MaskScorer:
+        """Scores maps like `masks`, by the model itself, whatever scorer runs those."""
+        if not self.request.scorer_is_own:
+            return self.masks
+        request = replace(self.request, scorer=self.request.forward_func)
+        return MaskScorer(request, self._maskable(), request.baselines, self.target)
+
+    @property
+    def scorer_deviation(self) -> float | None:
+        """How far a scorer's scores were from the model's; None where none was compared."""
+        ran = self.masks.stream.scorer
+        return ran.deviation if isinstance(ran, Scorer) else None
+
     def channel_scores(
         self,
         max_masks: int | Literal["auto"] | None = None,
@@ -135,14 +149,18 @@ class LayerState:
             budget (Budget, optional): how many are forwarded; budgets share what they forward.
                 Default: None
         """
-        shared, which = self.shared, (self.position, name)
-        if which not in shared.measured:
-            targets = [states[self.position].target for states in shared.states]
-            shared.measured[which] = self.masks.measuring(targets, maps)
-        key = (*which, budget)
-        if key not in shared.tables:
-            shared.tables[key] = shared.measured[which].tables(budget, show=True)
-        return shared.tables[key][self.number]
+        tables, key = self.shared.tables, (self.position, name, budget)
+        if key not in tables:
+            tables[key] = self.measured_once(name, maps).tables(budget, show=True)
+        return tables[key][self.number]
+
+    def measured_once(self, name: Hashable, maps: Tensor) -> MeasuredMasks:
+        """Return what `scores_once` reads its tables from; maps of the channels are "channels"."""
+        measured, key = self.shared.measured, (self.position, name)
+        if key not in measured:
+            targets = [states[self.position].target for states in self.shared.states]
+            measured[key] = self.masks.measuring(targets, maps)
+        return measured[key]
 
     def masks_over(self, baselines: tuple[Tensor | int | float, ...]) -> MaskScorer:
         """Return a scorer like `masks` whose masked-out parts show other baselines."""

@@ -85,6 +85,10 @@ class MeasuredMasks:
         maps (Tensor): what the masks are made of, (N, K, *spatial).
         masks (DistinctMaps): the distinct ones among them, scaled.
         finish (Callable): makes masks of resized maps, one tensor (R, 1, *size) per masked input.
+
+    Attributes:
+        known (Tensor): which of the M masks were forwarded, (M,) bool.
+        values (list[Tensor]): their raw outputs and scores, (M, T); zero for the others.
     """
 
     def __init__(
@@ -100,9 +104,8 @@ class MeasuredMasks:
         # Choosing takes many small steps, for which a CPU is faster than an accelerator.
         self._rows = masks.rows.cpu()
         self._own = [(self._rows == n).nonzero()[:, 0] for n in range(len(maps))]
-        self._known = torch.zeros_like(self._rows, dtype=torch.bool)
-        # Raw outputs and scores, (M, T).
-        self._values = [torch.zeros(len(self._rows), len(targets))] * 2
+        self.known = torch.zeros_like(self._rows, dtype=torch.bool)
+        self.values = [torch.zeros(len(self._rows), len(targets)) for _ in range(2)]
 
     def tables(self, budget: Budget | None = None, *, show: bool = False) -> list[MaskScores]:
         """Return the scores of all maps, one table for each target.
@@ -117,9 +120,9 @@ class MeasuredMasks:
         """
         limit = budget.max_masks if budget is not None else "auto"
         most = sum(min(limit, len(n)) if isinstance(limit, int) else len(n) for n in self._own)
-        with self.scorer.bar(most - int(self._known.sum()), show) as bar:
+        with self.scorer.bar(most - int(self.known.sum()), show) as bar:
             used, deviation = self._used(budget, bar)
-        columns = [*self._values, *map(torch.zeros_like, self._values)]
+        columns = [*self.values, *map(torch.zeros_like, self.values)]
         if not bool(used.all()):
             columns = self._completed(used)
         counts = torch.stack([used[own].sum(0) for own in self._own])
@@ -138,7 +141,7 @@ class MeasuredMasks:
         Returns:
             *tuple* of (M, T) bool and (N, T).
         """
-        everything = torch.ones_like(self._known)
+        everything = torch.ones_like(self.known)
         used = everything[:, None].repeat(1, len(self.targets))
         deviation = torch.zeros(len(self._own), len(self.targets))
         if budget is None:
@@ -166,7 +169,7 @@ class MeasuredMasks:
 
     def _forward(self, chosen: Tensor, bar: Progress) -> None:
         """Forward those of the chosen masks, (M,) bool, that were not yet."""
-        new = chosen & ~self._known
+        new = chosen & ~self.known
         if not bool(new.any()):
             return
         on = slice(None) if bool(new.all()) else new.to(self.masks.rows.device)
@@ -177,16 +180,16 @@ class MeasuredMasks:
 
         reads = self.scorer.score_rows(self.masks.rows[on], masks, targets=self.targets, bar=bar)
         found = [torch.stack(values, dim=1) for values in zip(*reads, strict=True)]
-        if not bool(self._known.any()):
-            self._values = [v.new_zeros(len(new), v.shape[1]) for v in found]
-        for values, new_values in zip(self._values, found, strict=True):
+        if not bool(self.known.any()):
+            self.values = [v.new_zeros(len(new), v.shape[1]) for v in found]
+        for values, new_values in zip(self.values, found, strict=True):
             values[new.to(values.device)] = new_values
-        self._known |= new
+        self.known |= new
 
     def _deviation(self, own: Tensor, forwarded: Tensor, weights: Weights) -> Tensor:
         """Return the estimated deviation of an example's map for every target, (T,)."""
         known = own[forwarded]
-        logits, scores = (values[known.to(values.device)].cpu() for values in self._values)
+        logits, scores = (values[known.to(values.device)].cpu() for values in self.values)
         d = torch.zeros(len(self.targets))
         for kind, on in self._kinds().items():
             d[on] = predicted_deviation(
@@ -197,7 +200,7 @@ class MeasuredMasks:
 
     def _completed(self, used: Tensor) -> list[Tensor]:
         """Return logits, scores and their deviations of all masks, predicted where not `used`."""
-        logits, scores = (values.cpu() for values in self._values)
+        logits, scores = (values.cpu() for values in self.values)
         found = [v.new_zeros(used.shape) for v in (logits, scores) * 2]
         for kind, on in self._kinds().items():
             # Targets that rest on the same masks share what makes predictions of them.
