@@ -52,7 +52,8 @@ def as_markdown(table: Table, settings: Settings, folder: Path) -> str:
     """Return the report as Markdown: settings in words, means, differences, what failed."""
     pairs = f", {table.pairs} pairs of picture and class" if table.pairs != table.images else ""
     side = settings.mosaics
-    pairs += f", {table.mosaics} mosaics of {side} x {side} of them" * bool(table.mosaics)
+    word = "mosaic" if table.mosaics == 1 else "mosaics"
+    pairs += f", {table.mosaics} {word} of {side} x {side} of them" * bool(table.mosaics)
     skipped = f"{len(table.errors)} could not be" if table.errors else "none was skipped"
     lines = [
         f"# {len(settings.methods)} methods on {table.images} pictures",
@@ -79,10 +80,11 @@ def _sections(table: Table, settings: Settings) -> Iterator[tuple[str, str, list
             else "Methods share their masked forwards, which count for the first that needs them; "
             "`--alone` measures what each costs by itself."
         )
-        few = f" Of fewer than {FEW} images such intervals are too narrow."
+        counts = [count for count in (table.images, table.mosaics) if count]
+        few = f" Of fewer than {FEW} images or mosaics such intervals are too narrow."
         about = (
             f"In brackets the {LEVEL} % percentile bootstrap interval over images ({RESAMPLES} "
-            f"resamples, seed {SEED}). {costs}{few * (table.images < FEW)}"
+            f"resamples, seed {SEED}). {costs}{few * (min(counts) < FEW)}"
         )
         yield "Means", about, means_table(table, settings)
     if table.means and boxed:
@@ -159,28 +161,26 @@ def _is_better(metric: str, difference: Estimate) -> bool:
 
 
 def _counts(table: Table, settings: Settings) -> list[str]:
-    """Return the lines of a table of how often each method is better, and worse."""
-    header, body = ["method"], []
-    if table.reference:
-        header += [f"better than {table.reference}", f"worse than {table.reference}"]
-    header += ["better than the best other", "worse than the best other", "namely on"]
+    """Return the lines of a table of how often each method is better and worse, and on what."""
+    whom = [table.reference] if table.reference else []
+    whom += ["the best other"]
+    header = ["method", *(f"{word} than {one}" for one in whom for word in ("better", "worse"))]
+    body, lines = [], []
     for method in table.means:
-        rivals = {name: r.difference for name, r in table.rivals.get(method, {}).items()}
-        references = table.differences.get(method, {})
+        rivals = {n: rival.difference for n, rival in table.rivals.get(method, {}).items()}
+        compared = {table.reference: table.differences.get(method, {}), "the best other": rivals}
         row = [method]
-        for found in [references, rivals] if table.reference else [rivals]:
-            clear = [name for name, e in found.items() if e.excludes_zero]
-            better = [name for name in clear if _is_better(name, found[name])]
-            none = method == table.reference and found is references
-            counts = (len(better), len(clear) - len(better))
-            row += ["–" if none else f"{n} of {len(found)}" for n in counts]
-        worse = [
-            f"{metric_of(name).title} ({table.rivals[method][name].method})"
-            for name in settings.metrics
-            if name in rivals and rivals[name].excludes_zero and not _is_better(name, rivals[name])
-        ]
-        body.append([*row, "; ".join(worse) or "–"])
-    return markdown(header, body)
+        for one in whom:
+            found = compared[one]
+            clear = [n for n in settings.metrics if n in found and found[n].excludes_zero]
+            worse = [n for n in clear if not _is_better(n, found[n])]
+            counts = len(clear) - len(worse), len(worse)
+            row += [f"{count} of {len(found)}" if found else "–" for count in counts]
+            if worse:
+                names = ", ".join(metric_of(n).title for n in worse)
+                lines.append(f"- {method} is worse than {one} on {names}.")
+        body.append(row)
+    return [*markdown(header, body), *([""] if lines else []), *lines]
 
 
 def as_csv(table: Table, settings: Settings) -> str:
