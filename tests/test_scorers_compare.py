@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from captum_unioncam import LayerScoreCAM, compare, scorers
+from captum_unioncam import LayerFusionCAM, LayerScoreCAM, LayerUnionCAM, compare, scorers
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import keep, load, versions
 from captum_unioncam.commands import main as cli
@@ -392,7 +392,7 @@ def test_the_demo_runs_where_no_runtime_is_installed(monkeypatch):
     session = demo_session(["layercam", "scorecam:max_masks=2"], quiet=True, scorer="auto")
     shown = session.compared(Image.new("RGB", (300, 300), "grey"), "grey")
     rows = session.rows(shown, "grey")
-    assert scorers_told(rows) == "masked pictures run by model"
+    assert scorers_told(rows) == "masked pictures run by the model"
 
 
 def test_a_benchmark_keeps_to_its_scorer(photos, tmp_path, capsys, monkeypatch):
@@ -421,3 +421,37 @@ def test_a_benchmark_says_what_it_lacks(photos, tmp_path, capsys, monkeypatch):
     words = ["benchmark", str(photos), *TINY, "--out", str(tmp_path / "out"), "--quiet"]
     assert cli.main([*words, "--scorer", "openvino"]) == 2
     assert "openvino needs openvino: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [LayerUnionCAM, LayerFusionCAM])
+def test_exact_leaves_the_betas_to_the_model(method):
+    net, layer, x = network()
+    other = copy.deepcopy(net)
+    nn.init.normal_(other[7].weight)
+    ran, changed = [], []
+    exact = {"scorer": counting(other, changed), "exact": True, "return_details": True}
+    watched = counting(net, ran)
+    _, details = method(watched, layer).attribute(x, 1, **exact)
+    # The clean pass, the baseline, two maps and what unites them where that is not flat.
+    assert sum(ran) == 2 + 1 + 2 * 2 + int(details.union.flatten(1).any(1).sum())
+    assert len(changed) > 1
+    for name in ("denoised", "region", "union"):
+        expected = beta(net, x, getattr(details, name), target=1)
+        torch.testing.assert_close(getattr(details, f"beta_{name}"), expected)
+    assert details.scorer_deviation is None
+    _, loose = method(net, layer).attribute(x, 1, **{**exact, "exact": False})
+    expected = beta(other, x, loose.denoised, target=1)
+    torch.testing.assert_close(loose.beta_denoised, expected)
+    assert not torch.allclose(loose.beta_denoised, details.beta_denoised)
+    plain = method(net, layer).attribute(x, 1, exact=True)
+    assert torch.equal(plain, method(net, layer).attribute(x, 1))
+
+
+@pytest.mark.parametrize("method", [LayerUnionCAM, LayerFusionCAM])
+def test_details_tell_the_deviation(method):
+    net, layer, x = network()
+    scorer = scorers.half(net)
+    _, details = method(net, layer).attribute(x, 1, scorer=scorer, return_details=True)
+    assert 0 < details.scorer_deviation == scorer.deviation
+    _, details = method(net, layer).attribute(x, 1, return_details=True)
+    assert details.scorer_deviation is None

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         session = demo_session(methods, arguments.quiet, arguments.scorer)
         expected = _fastest(session, threads) * len(photographs) * (MASKS + 20)
         _say(
-            f"{len(photographs)} photographs, {MASKS} masked copies of each: about "
+            f"{len(photographs)} photographs, {MASKS} masked copies of each: at most about "
             f"{10 * round(expected / 10 + 1)} seconds on this machine as it is now",
             arguments.quiet,
         )

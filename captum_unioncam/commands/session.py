@@ -120,9 +120,10 @@ def scorers_told(rows: Sequence[Row]) -> str:
     Examples::
 
         >>> scorers_told([{"scorer": "openvino", "scorer_deviation": 2e-6}, {"scorer": "model"}])
-        'masked pictures run by openvino, model; scores off by at most 2.0e-06 of the largest'
+        'masked pictures run by openvino, the model; scores off by at most 2.0e-06 of the largest'
     """
-    names = dict.fromkeys(row["scorer"] for row in rows if "scorer" in row)
+    ran = dict.fromkeys(row["scorer"] for row in rows if "scorer" in row)
+    names = ["the model" if name == "model" else name for name in ran]
     told = [row.get("scorer_deviation") for row in rows]
     found = [one for one in told if one is not None]
     off = f"; scores off by at most {max(found):.1e} of the largest" if found else ""

@@ -49,6 +49,11 @@ tolerance (float, optional): with ``max_masks="auto"``, the deviation from the e
     correlate by about 0.995. Every example stops for itself; where predictions do not
     tell, all masks are forwarded. Default: 0.1
 """,
+    "exact": """\
+exact (bool, optional): score the finished maps with forward_func itself, also where a
+    ``scorer`` runs the masks of the channels, so that the model decides what they earn.
+    Default: False
+""",
     "seed": """\
 seed (int or torch.Generator, optional): seed of what is drawn, or a generator to draw
     from; the random state of torch is not touched. Default: 0

@@ -61,6 +61,8 @@ class FusionCAMDetails(NamedTuple):
         deviation (Tensor): estimated deviation of R from the exact one, in units of its variation
             over space, (N,): zero where all masks were forwarded, infinite where those that were
             do not tell.
+        scorer_deviation (float, optional): how far the scores of a scorer that follows the model
+            were from the model's on a few masked inputs, as a part of the largest; None without.
     """
 
     denoised: Tensor
@@ -71,6 +73,7 @@ class FusionCAMDetails(NamedTuple):
     beta_union: Tensor
     channel_masks: Tensor
     deviation: Tensor
+    scorer_deviation: float | None = None
 
 
 class FusionCAMOptions(MaskOptions, total=False):
@@ -80,6 +83,7 @@ class FusionCAMOptions(MaskOptions, total=False):
     region_weights: Weights
     max_masks: MaxMasks
     tolerance: Positive
+    exact: bool
 
 
 class LayerFusionCAM(ClassActivationMap):
@@ -185,6 +189,7 @@ class LayerFusionCAM(ClassActivationMap):
         region_weights: Weights = "softmax",
         max_masks: MaxMasks = None,
         tolerance: Positive = TOLERANCE,
+        exact: bool = False,
         return_details: bool = False,
         **options: Unpack[MaskOptions],
     ) -> Attributions | tuple[Attributions, Any]:
@@ -209,17 +214,19 @@ class LayerFusionCAM(ClassActivationMap):
         region_weights: Weights,
         max_masks: MaxMasks,
         tolerance: Positive,
+        exact: bool,
     ) -> tuple[Tensor, FusionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
+        scored = state.model_masks if exact else masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
         D = masks.scale_for_resize(G.where(percentile(G, theta) <= G, 0))
         masked = state.channel_scores(max_masks, tolerance, region_weights)
         w = channel_weights(masked, region_weights)
         R = masks.scale_for_resize(weighted_sum(w, A).relu())
-        over_D, over_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
+        over_D, over_R = scored.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
         beta_D, beta_R = shares(over_D, over_R)
         U = masks.scale_for_resize(_times(beta_D, D) + _times(beta_R, R))
-        over_U = masks.score_over_baseline(U)[:, 0]
+        over_U = scored.score_over_baseline(U)[:, 0]
         beta_U, beta_R = shares(over_U, beta_R)
         first, second = _times(beta_U, U), _times(beta_R, R)
         s = (1 - (first - second).abs()).clamp(0, 1)
@@ -227,7 +234,8 @@ class LayerFusionCAM(ClassActivationMap):
             s * torch.maximum(first, second) + (1 - s) * (first + second) / 2
         )
         D, R, U = (M.to(state.layer_tensor.dtype) for M in (D, R, U))
-        return L, FusionCAMDetails(D, R, U, over_D, over_R, over_U, *masked.spent)
+        spent = (*masked.spent, state.scorer_deviation)
+        return L, FusionCAMDetails(D, R, U, over_D, over_R, over_U, *spent)
 
 
 def _times(beta: Tensor, M: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class UnionCAMDetails(NamedTuple):
         deviation (Tensor): estimated deviation of R from the exact one, in units of its variation
             over space, (N,): zero where all masks were forwarded, infinite where those that were
             do not tell.
+        scorer_deviation (float, optional): how far the scores of a scorer that follows the model
+            were from the model's on a few masked inputs, as a part of the largest; None without.
     """
 
     denoised: Tensor
@@ -67,6 +69,7 @@ class UnionCAMDetails(NamedTuple):
     channel_std: Tensor
     channel_masks: Tensor
     deviation: Tensor
+    scorer_deviation: float | None = None
 
 
 def denoise(
@@ -173,6 +176,7 @@ class UnionCAMOptions(MaskOptions, total=False):
     region_weights: RegionWeights
     max_masks: MaxMasks
     tolerance: Positive
+    exact: bool
 
 
 class LayerUnionCAM(ClassActivationMap):
@@ -298,6 +302,7 @@ class LayerUnionCAM(ClassActivationMap):
         region_weights: RegionWeights = "score",
         max_masks: MaxMasks = None,
         tolerance: Positive = TOLERANCE,
+        exact: bool = False,
         return_details: bool = False,
         **options: Unpack[MaskOptions],
     ) -> Attributions | tuple[Attributions, Any]:
@@ -349,14 +354,16 @@ class LayerUnionCAM(ClassActivationMap):
         region_weights: RegionWeights,
         max_masks: MaxMasks,
         tolerance: Positive,
+        exact: bool,
     ) -> tuple[Tensor, UnionCAMDetails]:
         A, W, masks = state.activations, state.gradients, state.masks
+        scored = state.model_masks if exact else masks
         D = masks.scale_for_resize(denoise(A, W, theta, denoise_on, alpha))
         masked = state.channel_scores(max_masks, tolerance, region_weights)
         R = masks.scale_for_resize(region(A, masked, region_weights))
-        beta_D, beta_R = masks.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
+        beta_D, beta_R = scored.score_over_baseline(torch.cat([D, R], dim=1)).unbind(1)
         DR = masks.scale_for_resize(unite(D, R, beta_D, beta_R))
-        beta_DR = masks.score_over_baseline(DR)[:, 0]
+        beta_DR = scored.score_over_baseline(DR)[:, 0]
         std = masked.score_std if region_weights == "score" else masked.logit_std
         # `finish` warns of blank maps.
         worthless = (beta_D <= 0) & (beta_R <= 0) & R.flatten(1).any(1)
@@ -368,4 +375,5 @@ class LayerUnionCAM(ClassActivationMap):
             )
         L, selected = select(D, R, DR, beta_R, beta_DR)
         D, R, DR = (M.to(state.layer_tensor.dtype) for M in (D, R, DR))
-        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std, *masked.spent)
+        spent = (*masked.spent, state.scorer_deviation)
+        return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std, *spent)
