@@ -22,7 +22,9 @@ def test_demo(tmp_path, capsys):
     threads = torch.get_num_threads()
     assert cli.main(["demo", "-o", str(out)]) == 0
     captured = capsys.readouterr()
-    assert re.search(r"4 photographs, 128 masked copies of each: at most about \d+ seconds", captured.err)
+    assert re.search(
+        r"4 photographs, 128 masked copies of each: at most about \d+ seconds", captured.err
+    )
     lines = captured.out.splitlines()
     blocks = {lines[i].split()[0]: lines[i : i + 4] for i in range(1, 17, 4)}
     classes = {
