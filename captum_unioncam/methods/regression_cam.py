@@ -101,8 +101,13 @@ class LayerRegressionCAM(ClassActivationMap):
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> x = torch.rand(2, 3, 8, 8)
-        >>> LayerRegressionCAM(net.eval(), net[1]).attribute(x, target=1, pairs=3).shape
+        >>> method = LayerRegressionCAM(net.eval(), net[1])
+        >>> method.attribute(x, target=1, pairs=3).shape
         torch.Size([2, 1, 6, 6])
+        >>> arguments = {"inputs": x, "target": 1, "options": {"pairs": 3}}
+        >>> _, details = method.explain_in_detail(arguments)
+        >>> details.candidates.shape, details.scores.shape, details.selected.shape
+        (torch.Size([2, 4, 6, 6]), torch.Size([2, 4]), torch.Size([2]))
     """
 
     name = "Regression-CAM"
