@@ -11,6 +11,7 @@ from captum_unioncam.engine.areas import masks_at_area, pixel_order, rank_maps
 from captum_unioncam.engine.log_odds import log_odds
 from captum_unioncam.metrics import (
     METRICS,
+    SharedScores,
     drop_at_area,
     grid_pointing_at_area,
     keep_at_area,
@@ -387,3 +388,33 @@ def test_metrics_are_named_with_options():
             metric_of(text)
     with pytest.raises(ValueError, match="no metric 3; known"):
         metric_of(3)
+
+
+def test_shared_measurements_change_nothing():
+    """Backgrounds, black given as a number, and photographs are told apart in what is shared."""
+    net, _, x = vgg_like()
+    cam, other, shared = maps(2, 1, 6, 6), images(1, 3, 12, 12, seed=11), SharedScores()
+    kinds = ["black", "mean", "blur", "noise", other, 1 - other]
+    for metric in (*BOTH, rank_average_drop):
+        for background in kinds:
+            options = {"target": TARGETS, "background": background, "baselines": -0.75}
+            found = metric(net, x, cam, shared=shared, **options)
+            torch.testing.assert_close(found, metric(net, x, cam, **options))
+    again = keep_at_area(net, x, 1 - cam, target=TARGETS, background=other, shared=shared)
+    torch.testing.assert_close(
+        again, keep_at_area(net, x, 1 - cam, target=TARGETS, background=other)
+    )
+
+
+def test_a_scorer_runs_the_changed_inputs():
+    net, _, x = vgg_like()
+    cam, seen = maps(2, 1, 6, 6), []
+
+    def counted(rows):
+        seen.append(len(rows))
+        return net(rows)
+
+    found = keep_at_area(net, x, cam, target=TARGETS, background="blur", scorer=counted)
+    assert sum(seen) >= 2 * 5
+    plain = keep_at_area(net, x, cam, target=TARGETS, background="blur")
+    torch.testing.assert_close(found, plain)

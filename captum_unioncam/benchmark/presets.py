@@ -48,7 +48,7 @@ PRESETS: dict[str, Preset] = {
     "equal-area": Preset(
         "16 measures that no map wins by covering more, except average drop, insertion and "
         "deletion: keep and drop at equal area on five backgrounds, ADCC, mosaics",
-        (*COMPARED, "fusioncam", "ones"),
+        (*COMPARED, "fusioncam", "regressioncam", "refinedcam", "ones"),
         (
             *(
                 f"{name}_at_area:background={background}"

@@ -34,8 +34,8 @@ def keep_at_area(
     for probabilities. Any increasing function of a map of the inputs' size, such as a power, has
     the same value.
 
-    With ``score=log_odds`` (:mod:`captum_unioncam.engine.log_odds`) differences still count where
-    probabilities are all close to 0 or 1.
+    With :func:`~captum_unioncam.engine.log_odds.log_odds` as `score`, differences still count
+    where probabilities are all close to 0 or 1.
 
     Protocol: maps of another size are resized linearly and then ranked. Equal values are ordered
     by one random permutation of the pixels, which `seed` fixes, so that a constant map keeps
