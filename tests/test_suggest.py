@@ -7,6 +7,7 @@ from torchvision import models
 
 from captum_unioncam import LayerUnionCAM, suggest_layer
 from tests.networks import of_rank
+from tests.token_orders import WRONG_ORDERS, Ordered
 
 LITERATURE = {
     "resnet18": "layer4",
@@ -158,25 +159,6 @@ def test_only_channels_last():
     assert suggest_layer(Net(), torch.rand(1, 3, 12, 12)).name == "blocks"
 
 
-class Ordered(nn.Module):
-    """A small vision transformer whose tokens are put into an order."""
-
-    def __init__(self, order):
-        super().__init__()
-        self.order = order
-        self.cut = nn.Conv2d(3, 16, 4, 4)
-        layers = [nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(2)]
-        self.blocks, self.head = nn.Sequential(*layers), nn.Linear(16, 4)
-
-    def forward(self, x):
-        maps = self.cut(x)
-        return self.head(self.blocks(self.order(maps).flatten(2).mT).mean(1))
-
-
-def unrolled(maps):
-    return maps.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).movedim((-3, -1), (-4, -3))
-
-
 def test_tokens_in_the_inputs_order():
     torch.manual_seed(0)
     found = suggest_layer(Ordered(nn.Identity()), torch.rand(1, 3, 32, 32))
@@ -184,20 +166,9 @@ def test_tokens_in_the_inputs_order():
     assert found.why.endswith("tokens of 8 x 8 reach the head")
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        lambda maps: maps.mT,
-        lambda maps: maps.flip(-1),
-        lambda maps: maps.flip(-2, -1),
-        lambda maps: maps.roll(4, -1),
-        lambda maps: maps.flatten(2)[:, :, torch.randperm(64, generator=torch.manual_seed(1))],
-        unrolled,
-    ],
-    ids=["columns first", "mirrored", "turned", "rolled", "shuffled", "unrolled"],
-)
+@pytest.mark.parametrize("order", WRONG_ORDERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_tokens_in_another_order_are_refused(order, seed):
     torch.manual_seed(seed)
     with pytest.raises(ValueError, match="are not in the input's order"):
-        suggest_layer(Ordered(order), torch.rand(1, 3, 32, 32))
+        suggest_layer(Ordered(WRONG_ORDERS[order]), torch.rand(1, 3, 32, 32))
