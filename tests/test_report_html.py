@@ -1,6 +1,7 @@
 """The report of a comparison: one file that loads nothing, looked at in a browser where one is."""
 
 import base64
+import copy
 import hashlib
 import re
 import shutil
@@ -107,6 +108,21 @@ def test_tables_hold_every_number(written):
     for row in result.rows:
         for name in ("probability", *METRICS):
             assert str(row[name]) in values
+
+
+def test_what_ran_masked_pictures_and_what_was_chosen_are_told_where_there_is_any():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3)).eval()
+    x = torch.rand(1, 3, 16, 16)
+    common = {"forward_func": net, "layer": net[1], "metrics": ["average_drop"]}
+    plain = compare(["gradcam"], x, 1, **common)
+    page = Page(html.report([html.Shown(plain)], plain.summary(), str))
+    assert "chosen" not in page.texts["button"]
+    assert "p" not in page.texts
+    result = compare(["unioncam"], x, 1, scorer=copy.deepcopy(net), **common)
+    page = Page(html.report([html.Shown(result)], result.summary(), str))
+    assert page.texts["button"][-1] == "chosen"
+    assert page.texts["p"][0].startswith("masked pictures run by ")
 
 
 def test_curves_are_those_of_the_metrics():

@@ -17,7 +17,7 @@ from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import keep, load, versions
 from captum_unioncam.commands import main as cli
 from captum_unioncam.commands.demo import demo_session
-from captum_unioncam.commands.session import scorers_told
+from captum_unioncam.comparison.text import scorers_told
 from captum_unioncam.engine import NamedScorer
 from captum_unioncam.metrics import (
     SharedScores,

@@ -10,7 +10,8 @@ import torch
 from captum_unioncam.commands.arguments import add_output, add_scorer
 from captum_unioncam.commands.explain import explained
 from captum_unioncam.commands.outputs import check_output
-from captum_unioncam.commands.session import Methods, Session, load_session, scorers_told
+from captum_unioncam.commands.session import Methods, Session, load_session
+from captum_unioncam.comparison.text import scorers_told
 
 # Of 1280, which keeps the demo short where the machine is busy; the maps hardly differ.
 MASKS = 128

@@ -114,22 +114,6 @@ class Session:
         return "\n".join(lines)
 
 
-def scorers_told(rows: Sequence[Row]) -> str:
-    """Return a line that says what ran masked pictures; empty where no scorer was asked for.
-
-    Examples::
-
-        >>> scorers_told([{"scorer": "openvino", "scorer_deviation": 2e-6}, {"scorer": "model"}])
-        'masked pictures run by openvino, the model; scores off by at most 2.0e-06 of the largest'
-    """
-    ran = dict.fromkeys(row["scorer"] for row in rows if "scorer" in row)
-    names = ["the model" if name == "model" else name for name in ran]
-    told = [row.get("scorer_deviation") for row in rows]
-    found = [one for one in told if one is not None]
-    off = f"; scores off by at most {max(found):.1e} of the largest" if found else ""
-    return f"masked pictures run by {', '.join(names)}{off}" if names else ""
-
-
 def checked_metrics(text: str) -> list[str]:
     """Return the metrics that commas separate.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_unioncam.comparison.data import ComparisonData
 from captum_unioncam.comparison.figure import Shown, pictures_of
-from captum_unioncam.comparison.text import Row, choice_of, formatted, numbers_of
+from captum_unioncam.comparison.text import Row, choice_of, formatted, numbers_of, scorers_told
 from captum_unioncam.engine.maps import unit_range
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.visualization.overlay import HEAT, OPACITY, as_image, palette
@@ -51,6 +51,8 @@ def report(
             table. Default: None, all
     """
     title, _, about = (heading or "Maps side by side").partition("\n")
+    rows = [row for part in parts for row in part.comparison.rows]
+    about = "\n".join(line for line in (about, scorers_told(rows)) if line)
     cases = [
         (number, n, k)
         for number, part in enumerate(parts)
@@ -234,6 +236,8 @@ def _points(curve: Sequence[float], bottom: float, top: float) -> str:
 def _tables(parts: Sequence[Shown], means: Sequence[Row], names: Callable[[str], str]) -> list[str]:
     metrics = parts[0].comparison.metrics
     rows = [(part, row) for part in parts for row in part.comparison.rows]
+    # Only UnionCAM chooses.
+    notes = ["chosen"] if any(choice_of(row) for _, row in rows) else []
     lines: list[list[tuple[str, Any]]] = []
     for part, row in rows:
         image = part.titles[row["example"]] if part.titles else str(row["example"])
@@ -242,12 +246,13 @@ def _tables(parts: Sequence[Shown], means: Sequence[Row], names: Callable[[str],
                 *((word, word) for word in (image, names(row["class"]), row["method"])),
                 (formatted(row["probability"]), row["probability"]),
                 *_numbers(row, metrics),
-                (choice_of(row), choice_of(row)),
+                *((choice_of(row), choice_of(row)) for _ in notes),
             ]
         )
     numbers = list(numbers_of(means[0], metrics))
     quantity = parts[0].comparison.quantity
-    found = _table(["picture", "class", "method"], [quantity, *numbers], ["chosen"], lines)
+    words = ["picture", "class", "method"]
+    found = _table(words, [quantity, *numbers], notes, lines)
     tables = [f"<h2>All numbers</h2>\n{found}"]
     if len(rows) > len(means):
         of_means = [[(row["method"], row["method"]), *_numbers(row, metrics)] for row in means]
