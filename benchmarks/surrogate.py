@@ -11,6 +11,8 @@ run only predicts.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,24 +66,26 @@ def main() -> None:
         with torch.no_grad():
             target = int(network.model(x).argmax())
         asked = {"inputs": x, "target": target, "baselines": black, "scorer": arguments.scorer}
-        with measure_layer(union_cam.prepare(asked).request) as (state,):
+        prepared = union_cam.prepare(asked)
+        with measure_layer(prepared.request) as (state,):
             know(state, kept)
-            method = union_cam if arguments.union_cam else None
-            exact = maps_of(state, None, TOLERANCE, method)
+            options = prepared.options if arguments.union_cam else None
+            compare = partial(maps_of, union_cam, state, options)
+            exact = compare(None, TOLERANCE)
             for budget, ones in found.items():
-                ones.append(of_budget(state, budget, exact, method))
+                ones.append(of_budget(state, budget, exact, compare))
         print(path.name, *(f"{v[-1].correlations[0]:.4f}" for v in found.values()), flush=True)
     print(table(found))
 
 
 def of_budget(
-    state: LayerState, budget: str, exact: list[Tensor], union_cam: LayerUnionCAM | None
+    state: LayerState, budget: str, exact: list[Tensor], compare: Callable[..., list[Tensor]]
 ) -> Found:
     """Return what a budget gives on a photograph."""
     name, _, tolerance = budget.partition(":")
     max_masks: Any = name if name == "auto" else int(name)
     tolerated = float(tolerance or TOLERANCE)
-    maps = maps_of(state, max_masks, tolerated, union_cam)
+    maps = compare(max_masks, tolerated)
     by_weights: tuple[Weights, Weights] = ("score", "softmax")
     spent = [state.channel_scores(max_masks, tolerated, weights).spent for weights in by_weights]
     masks, deviations = ([v.item() for v in values] for values in zip(*spent, strict=True))
@@ -91,9 +95,13 @@ def of_budget(
 
 
 def maps_of(
-    state: LayerState, max_masks: Any, tolerance: float, union_cam: LayerUnionCAM | None
+    union_cam: LayerUnionCAM,
+    state: LayerState,
+    options: dict[str, Any] | None,
+    max_masks: Any,
+    tolerance: float,
 ) -> list[Tensor]:
-    """Return the maps that are compared, in the order of `MAPS`."""
+    """Return the maps that are compared, in the order of `MAPS`; UnionCAM's if it has options."""
     by_weights: tuple[Weights, Weights] = ("score", "softmax")
     maps = [
         weighted_sum(
@@ -102,14 +110,10 @@ def maps_of(
         )
         for weights in by_weights
     ]
-    if union_cam is None:
-        return maps
-    options = {name: option.default for name, option in union_cam.options().items()}
-    own = ("theta", "denoise_on", "alpha", "region_weights")
-    union, _ = union_cam.cam(
-        state, **{name: options[name] for name in own}, max_masks=max_masks, tolerance=tolerance
-    )
-    return [*maps, union]
+    if options is not None:
+        own = {**options, "max_masks": max_masks, "tolerance": tolerance}
+        maps.append(union_cam.map(state, own)[0])
+    return maps
 
 
 def know(state: LayerState, kept: Path | None) -> None:

@@ -47,7 +47,7 @@ tolerance (float, optional): with ``max_masks="auto"``, the deviation from the e
     at which no more masks are forwarded, estimated from the uncertainty of the
     predicted scores, in units of the map's own variation over space: at 0.1 maps
     correlate by about 0.995. Every example stops for itself; where predictions do not
-    tell, all masks are forwarded. Default: 0.1
+    tell, all masks are forwarded. Default: 0.08
 """,
     "exact": """\
 exact (bool, optional): score the finished maps with forward_func itself, also where a

@@ -130,7 +130,7 @@ class LayerState:
                 "auto" as many as the tolerance needs, and predict the scores of the others; None
                 forwards all. Default: None
             tolerance (float, optional): with "auto", the estimated deviation of the map that is
-                tolerated. Default: 0.1
+                tolerated. Default: 0.08
             weights (str, optional): what weighs channels in that map, their "score" or the
                 "softmax" of their raw outputs. Default: "score"
 

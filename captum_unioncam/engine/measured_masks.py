@@ -23,8 +23,9 @@ Finish = Callable[[list[Tensor]], list[Tensor]]
 FIRST_BUDGET = 32
 ROUND = 16
 
-# The deviation of a map at which it correlates with the exact one by 0.995.
-TOLERANCE = 0.1
+# Where the exact map is correlated by 0.995 on 95 of 100 photographs, with some to spare; a map that
+# is off by 0.1 is correlated by 0.995.
+TOLERANCE = 0.08
 
 
 class Budget(NamedTuple):
