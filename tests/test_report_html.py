@@ -3,6 +3,7 @@
 import base64
 import copy
 import hashlib
+import io
 import re
 import shutil
 import subprocess
@@ -156,6 +157,20 @@ def test_a_page_that_fails_leaves_the_one_before(written, tmp_path):
         result.to_html(tmp_path / "no" / "report.html")
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_inputs_of_any_channels_are_drawn(tmp_path, channels):
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3))
+    x = torch.randn(1, channels, 16, 16)
+    result = compare(["gradcam"], x, 1, forward_func=net.eval(), layer=net[1], metrics=[])
+    result.to_html(tmp_path / "report.html")
+    [picture] = Page((tmp_path / "report.html").read_text()).all("img")
+    with Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2]))) as image:
+        pixels = np.asarray(image)
+    wanted = x[0] if channels == 3 else x[0].mean(0, keepdim=True).expand(3, -1, -1)
+    unit = (wanted - wanted.min()) / (wanted.max() - wanted.min())
+    assert (pixels == (255 * unit).round().permute(1, 2, 0).numpy()).mean() > 0.99
+
+
 def test_inputs_that_are_no_images_have_numbers_alone(tmp_path):
     net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)).eval()
     result = compare(
@@ -178,8 +193,8 @@ def test_a_notebook_shows_a_table_and_the_page_in_a_frame():
     assert frame["sandbox"] == "allow-scripts"
     page = Page(frame["srcdoc"])
     assert len(page.all("canvas")) == 3 * html.IN_NOTEBOOK
-    assert "The first 6 of 8; all of them are in the table." in page.texts["p"]
-    assert len(page.all("tr")) == 1 + 3 + 1 + len(result.rows)
+    assert "The first 6 of 8; to_html writes all of them." in page.texts["p"]
+    assert len(page.all("tr")) == 1 + 3 + 1 + 3 * html.IN_NOTEBOOK
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "PIL"])

@@ -47,8 +47,8 @@ def report(
         names (Callable): turns a class label into what the page calls it.
         heading (str, optional): title of the page, and lines below it. Default: ""
         record (Mapping, optional): what is needed to repeat it, shown as JSON. Default: None
-        most (int, optional): draw at most so many classes of pictures; the others are in the
-            table. Default: None, all
+        most (int, optional): show at most so many classes of pictures; means are of all.
+            Default: None, all
     """
     title, _, about = (heading or "Maps side by side").partition("\n")
     rows = [row for part in parts for row in part.comparison.rows]
@@ -63,7 +63,7 @@ def report(
     if about:
         body.append(f"<p>{escape(about)}</p>")
     if most is not None and most < len(cases):
-        body.append(f"<p>The first {most} of {len(cases)}; all of them are in the table.</p>")
+        body.append(f"<p>The first {most} of {len(cases)}; to_html writes all of them.</p>")
     if any(has_pictures(part) for part in parts):
         body += [
             '<div class="controls">',
@@ -73,7 +73,7 @@ def report(
         ]
     for number, n, k in cases[:most]:
         body += _case(parts[number], f"picture-{number}-{n}", n, k, names)
-    body += _tables(parts, means, names)
+    body += _tables(parts, means, names, most)
     if record is not None:
         text = escape(json.dumps(record, indent=2, ensure_ascii=False, default=str))
         body.append(f"<details><summary>How this was made</summary><pre>{text}</pre></details>")
@@ -233,13 +233,16 @@ def _points(curve: Sequence[float], bottom: float, top: float) -> str:
     )
 
 
-def _tables(parts: Sequence[Shown], means: Sequence[Row], names: Callable[[str], str]) -> list[str]:
+def _tables(
+    parts: Sequence[Shown], means: Sequence[Row], names: Callable[[str], str], most: int | None
+) -> list[str]:
     metrics = parts[0].comparison.metrics
     rows = [(part, row) for part in parts for row in part.comparison.rows]
     # Only UnionCAM chooses.
     notes = ["chosen"] if any(choice_of(row) for _, row in rows) else []
     lines: list[list[tuple[str, Any]]] = []
-    for part, row in rows:
+    # Every class of a picture has a row for each method.
+    for part, row in rows if most is None else rows[: most * len(means)]:
         image = part.titles[row["example"]] if part.titles else str(row["example"])
         lines.append(
             [
