@@ -133,8 +133,8 @@ def _in_words(settings: SpeedSettings) -> str:
   `speed.csv` holds every call.
 - Explained is the most probable class. Masked-out parts show black, in other libraries zeros.
 - Rows: images forwarded per photograph. Peak: the largest increase in memory during a first call,
-  with what it builds, in a process of its own. Kept: memory of tensors still held after the result is
-  deleted, while the method's object still exists."""
+  with what it builds, in a process of its own. Kept: memory of tensors still held after the
+  result is deleted, while the method's object still exists."""
 
 
 def _about(m: Measurement) -> str:
