@@ -17,6 +17,7 @@ QUICK = {
     "sscam": {"n_samples": 2},
     "iscam": {"n_steps": 2},
     "groupcam": {"groups": 3},
+    "opticam": {"steps": 3},
     "refinedcam": {"steps": 2, "grid": 1},
 }
 # Methods that are defined for some networks only; each refusal has a test of its own.

@@ -22,6 +22,7 @@ from captum_unioncam.methods.integrated_grad_cam import LayerIntegratedGradCAM
 from captum_unioncam.methods.is_cam import LayerISCAM
 from captum_unioncam.methods.layer_cam import LayerCAM
 from captum_unioncam.methods.legrad import LayerLeGrad
+from captum_unioncam.methods.opti_cam import LayerOptiCAM
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
 from captum_unioncam.methods.refined_cam import LayerRefinedCAM
@@ -101,6 +102,7 @@ METHODS: dict[str, Method] = {
     "grad++scorecam": _own(LayerGradPlusPlusScoreCAM),
     "unioncam": _own(LayerUnionCAM),
     "fusioncam": _own(LayerFusionCAM),
+    "opticam": _own(LayerOptiCAM),
     "regressioncam": _own(LayerRegressionCAM),
     "refinedcam": _own(LayerRefinedCAM),
     "ones": _own(LayerOnesCAM),
@@ -127,6 +129,7 @@ __all__ = [
     "LayerIntegratedGradCAM",
     "LayerLeGrad",
     "LayerOnesCAM",
+    "LayerOptiCAM",
     "LayerOriginalCAM",
     "LayerRandomCAM",
     "LayerReciproCAM",

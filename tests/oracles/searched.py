@@ -5,9 +5,10 @@ import math
 import numpy as np
 import torch
 
-from captum_unioncam import LayerRefinedCAM, LayerRegressionCAM
+from captum_unioncam import LayerOptiCAM, LayerRefinedCAM, LayerRegressionCAM
 from tests.oracles.common import (
     Oracle,
+    activations,
     activations_and_gradients,
     logit,
     min_max,
@@ -110,6 +111,27 @@ def regression_cam(
     return max(candidates, key=S)
 
 
+def opti_cam(net, layer, x, target, steps=100, rate=0.1, baselines=0.0, score="logit"):
+    A = activations(net, layer, x).clamp(min=0)
+    u = [0.0 for _ in A]
+    m1, m2 = [0.0 for _ in A], [0.0 for _ in A]
+    for t in range(1, steps + 1):
+        leaves = [torch.tensor(w, dtype=x.dtype, requires_grad=True) for w in u]
+        total = sum(w.exp() for w in leaves)
+        up = upsample(sum(w.exp() / total * a for w, a in zip(leaves, A, strict=True)), x.shape[2:])
+        if up.max() == up.min():
+            break
+        out = net(masked(x, (up - up.min()) / (up.max() - up.min()), baselines))
+        out = out.softmax(1) if score == "probability" else out
+        for k, g in enumerate(torch.autograd.grad(-out[(0, *target)], leaves)):
+            m1[k] = 0.9 * m1[k] + 0.1 * g.item()
+            m2[k] = 0.999 * m2[k] + 0.001 * g.item() ** 2
+            step = m1[k] / (1 - 0.9**t) / ((m2[k] / (1 - 0.999**t)) ** 0.5 + 1e-8)
+            u[k] -= rate * step
+    total = sum(math.exp(w) for w in u)
+    return scaled(sum(math.exp(w) / total * a for w, a in zip(u, A, strict=True)), x.shape[2:])
+
+
 def noise(x, cells=14):
     """Coarse noise in the mean and spread of each channel, clipped to what it holds."""
     size = [min(cells, n) for n in x.shape[2:]]
@@ -180,6 +202,15 @@ def refined_cam(
 
 
 ORACLES = {
+    "opticam": Oracle(
+        LayerOptiCAM,
+        opti_cam,
+        [
+            {"steps": 20},
+            {"steps": 6, "rate": 0.5, "baselines": -0.5},
+            {"steps": 5, "score": "probability", "baselines": 0.25},
+        ],
+    ),
     "regressioncam": Oracle(
         LayerRegressionCAM,
         regression_cam,
