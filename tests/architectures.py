@@ -198,10 +198,9 @@ TABLE = [
          {"score_thresh": 0.0, "min_size": 128}, "detections", "", "detections"),
         ("ssdlite320_mobilenet_v3_large", "backbone.features.0", (320, 320),
          {"score_thresh": 0.0}, "detections", "", "detections"),
-        ("r3d_18", "layer4", (1, 3, 8, 96, 128)),
+        ("r3d_18", "layer4", (1, 3, 4, 96, 128)),
         ("mc3_18", "layer4", (1, 3, 4, 96, 128)),
-        ("r2plus1d_18", "layer4", (1, 3, 8, 96, 128)),
-        ("s3d", "features", (1, 3, 16, 224, 256)),
+        ("r2plus1d_18", "layer4", (1, 3, 4, 96, 128)),
         ("swin3d_t", "norm", (1, 3, 8, 128, 192)),
     ),
     *_rows(

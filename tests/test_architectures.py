@@ -64,15 +64,17 @@ def test_architecture(row: Architecture):
 
 def check_meaning(row: Architecture, model: nn.Module) -> None:
     """Each part of the maps must change most with its part of the input, in no other order."""
+    tried: list[Tensor] = []
     # Some untrained networks keep strong changes apart, some weak ones.
     for strength in (2.0, 1.0):
-        changes = changes_of_parts(row, model, strength)
-        if lies_as_read(changes):
+        tried.append(changes_of_parts(row, model, strength))
+        if lies_as_read(tried[-1]):
             break
-    assert lies_as_read(changes), (row.id, *own_and_most(changes))
+    assert lies_as_read(tried[-1]), (row.id, *map(own_and_most, tried))
     # The same would not pass if it were read in any other way.
-    for name, misread in readings(changes).items():
-        assert not lies_as_read(misread), (row.id, name, *own_and_most(misread))
+    for changes in tried:
+        for name, misread in readings(changes).items():
+            assert not lies_as_read(misread), (row.id, name, *own_and_most(misread))
 
 
 @pytest.mark.parametrize("name", ["the input's", *WRONG_ORDERS])
