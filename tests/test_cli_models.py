@@ -306,3 +306,15 @@ def test_steps_that_are_not_known_are_not_guessed(tmp_path):
     network = load_network(f"hf:{tmp_path}")
     with pytest.raises(ValueError, match="cannot follow the step Preprocess"):
         box_steps(network.preprocess)
+
+
+def test_a_folder_that_timm_wrote_is_for_timm(picture, tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet10t", num_classes=4)
+    timm.models.save_for_hf(model, tmp_path / "model", safe_serialization=True)
+    status, _, err = run(capsys, "explain", picture, "--model", f"hf:{tmp_path / 'model'}")
+    words = f"--model timm:resnet10t --weights {tmp_path / 'model' / 'model.safetensors'}"
+    said = f"unioncam: --model hf:{tmp_path / 'model'} is of timm: give {words}\n"
+    assert (status, err) == (2, said)
+    given = [*words.split(), "--quiet", "--method", "layercam", "-o", tmp_path / "o.png"]
+    assert run(capsys, "explain", picture, *given)[0] == 0

@@ -123,6 +123,11 @@ def _kind(path: Path) -> str:
             continue
         inner = sorted(found.parent.name for found in path.glob(f"*/{needed}"))
         hint = f"; {path / inner[0]} has one" if inner else ""
+        if needed == PREPROCESSOR and "pretrained_cfg" in (own := _read(path / CONFIG)):
+            raise NetworkError(
+                f"--model hf:{path} is of timm: give --model timm:{own.get('architecture')} "
+                f"--weights {path / WEIGHTS}"
+            )
         raise NetworkError(
             f"--model hf:{path} has no {needed}, but {_listed(path)}{hint}; "
             f"{writer}.save_pretrained(folder) writes it"
