@@ -51,7 +51,7 @@ def test_maps_are_those_of_the_methods_alone(x):
     assert list(result.maps) == names
     for name in names:
         method, options = METHODS[name], dict(QUICK.get(name, {}))
-        if name not in ("rise", "unioncam", "fusioncam"):
+        if name != "rise" and not getattr(method.cls, "is_scaled", False):
             options["relu_attributions"] = True
         if "baselines" in method.options and name != "groupcam":
             options["baselines"] = 0.25
