@@ -4,5 +4,5 @@
 - ``python -m benchmarks.gpu``: exact UnionCAM on a GPU in every arithmetic and layout.
 - ``python -m benchmarks.ablation``: Ablation-CAM against grad-cam's.
 - ``unioncam benchmark --model benchmarks.networks:mobilenet_v2``: further networks of the tables.
-- ``python -m benchmarks.surrogate DIR 64 128``: maps of fewer masks against exact ones.
+- ``python -m benchmarks.surrogate DIR 64 128 auto``: maps of fewer masks against exact ones.
 """
