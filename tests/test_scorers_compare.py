@@ -19,6 +19,7 @@ from captum_unioncam.commands import main as cli
 from captum_unioncam.commands.demo import demo_session
 from captum_unioncam.comparison.text import scorers_told
 from captum_unioncam.engine import NamedScorer
+from captum_unioncam.layer_fusion import MultiLayer
 from captum_unioncam.metrics import (
     SharedScores,
     adcc,
@@ -455,3 +456,15 @@ def test_details_tell_the_deviation(method):
     assert 0 < details.scorer_deviation == scorer.deviation
     _, details = method(net, layer).attribute(x, 1, return_details=True)
     assert details.scorer_deviation is None
+
+
+def test_maps_of_several_layers_take_the_scorer():
+    net, layer, x = network()
+    changed = []
+    method = MultiLayer(LayerScoreCAM, net, [net[1], layer])
+    scorer = counting(net, changed)
+    found = compare([method], x, 1, forward_func=net, metrics=(), scorer=scorer)
+    assert sum(changed) > 20
+    expected = compare([method], x, 1, forward_func=net, metrics=())
+    (cam,), (other,) = found.maps.values(), expected.maps.values()
+    torch.testing.assert_close(cam, other)

@@ -15,6 +15,7 @@ from captum_unioncam.comparison.compared_methods import (
     Methods,
     compared_methods_of,
     forward_func_of,
+    keywords_of,
 )
 from captum_unioncam.comparison.data import Measured
 from captum_unioncam.comparison.grad_cam import LayersOfGradCAM
@@ -277,9 +278,9 @@ def _listed(names: Any, between: str = ", ") -> str:
 
 def _are_changed(entries: Sequence[ComparedMethod], wanted: Iterable[str]) -> bool:
     """Return whether methods or metrics take a scorer, which is not built for nothing."""
-    functions: list[Any] = [e.attribution.attribute for e in entries]
-    functions += [metric_of(name).function for name in wanted]
-    return any("scorer" in inspect.signature(one).parameters for one in functions)
+    taken = [keywords_of(e.attribution) for e in entries]
+    taken += [set(inspect.signature(metric_of(name).function).parameters) for name in wanted]
+    return any("scorer" in names for names in taken)
 
 
 def _watched(model_func: Callable[..., Any], ran: Callable[..., Any]) -> list[nn.Module]:

@@ -84,7 +84,7 @@ def compared_methods_of(
 def _check_options(entry: ComparedMethod, options: Mapping[str, Any]) -> None:
     if isinstance(entry.attribution, ClassActivationMap):
         return
-    known = _keywords(entry.attribution)
+    known = keywords_of(entry.attribution)
     innermost = _parameters(_nested(entry.attribution)[-1]).values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in innermost)
     for name in options:
@@ -101,7 +101,7 @@ def _nested(attribution: Any) -> list[Any]:
     return [attribution] if inner is None else [attribution, *_nested(inner)]
 
 
-def _keywords(attribution: Attribution) -> set[str]:
+def keywords_of(attribution: Attribution) -> set[str]:
     """Return what is known by name to an attribution or to one that it wraps."""
     return {name for one in _nested(attribution) for name in _parameters(one)}
 
@@ -171,7 +171,7 @@ class Explainer:
     def explanation_func(self, entry: ComparedMethod) -> Callable[..., Tensor]:
         """Return a function that explains any inputs alone, as Captum's metrics call it."""
         own = _parameters(entry.attribution)
-        known = _keywords(entry.attribution)
+        known = keywords_of(entry.attribution)
         is_scaled = getattr(entry.attribution, "is_scaled", False)
 
         def explain(inputs: Any, **arguments: Any) -> Tensor:
