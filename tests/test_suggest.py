@@ -76,6 +76,12 @@ def test_segmentation_stops_before_the_class_maps():
     assert found.name == "classifier.2"
 
 
+def test_normalised_class_maps_are_passed_over():
+    features = [nn.Conv2d(3, 8, 3), nn.ReLU()]
+    net = nn.Sequential(*features, nn.Conv2d(8, 2, 3), nn.BatchNorm2d(2), nn.Sigmoid()).eval()
+    assert suggest_layer(net, torch.rand(1, 3, 16, 12)).name == "1"
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_other_ranks_need_an_example(rank):
     net, _, x = of_rank(rank)

@@ -76,7 +76,7 @@ def _score_maps(forward: Forward) -> set[Place]:
         layout = forward.layout(call)
         if on_path and call.is_norm:
             # Norms follow the layers of a network without a head, whose features are its scores.
-            return found if forward.output.dim() > 2 else set()
+            return found | _normed_scores(forward, call) if forward.output.dim() > 2 else set()
         if on_path and layout is not None and forward.is_cut(call.place):
             channels = call.output.shape[1 if layout.channels == "first" else -1]
             if channels != classes:
@@ -86,6 +86,17 @@ def _score_maps(forward: Forward) -> set[Place]:
             if isinstance(call.module, nn.Linear | Conv) and set(weight.shape[:2]) != {classes}:
                 return found
     return found
+
+
+def _normed_scores(forward: Forward, norm: Call) -> set[Place]:
+    """Return where a head's last convolution and its norm give the scores, if it is one."""
+    taken = {tensor.place for tensor in norm.took}
+    head = next((call for call in forward.calls if call.place in taken), None)
+    if head is None or not isinstance(head.module, nn.Linear | Conv):
+        return set()
+    # Scores are fewer than the features they are made of, unlike what a layer's end gives.
+    out, features = head.module.weight.shape[:2]
+    return {head.place, norm.place} if out == forward.output.shape[1] < features else set()
 
 
 def _first_norm(forward: Forward, maps: list[Call]) -> Call | None:
