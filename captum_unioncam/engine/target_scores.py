@@ -178,8 +178,8 @@ def _output_remedy(output: Any, rows: int) -> str:
         )
     if isinstance(output, list) and output and all(isinstance(one, dict) for one in output):
         return (
-            "for detections explain a function that makes one score per image of them, such as "
-            "lambda images: torch.stack([found['scores'].sum() for found in model(images)])"
+            "for detections give a callable target, such as captum_unioncam.targets.BoxScore(box, "
+            "label), and name the backbone's last layer"
         )
     if isinstance(output, tuple | list):
         at = next((i for i, value in enumerate(output) if _are_scores(value, rows)), None)
