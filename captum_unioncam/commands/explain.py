@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--method {spec} has no theta; drop --theta")
         spec += f":theta={check_percent('--theta', arguments.theta):g}"
     if arguments.scorer is None:
-        arguments.scorer = "auto" if _masks_with_every_channel(spec) else "model"
+        arguments.scorer = "auto" if masks_with_every_channel(spec) else "model"
     overlay = _overlay(arguments)
     methods = {parse_spec(spec).title(): spec} if overlay else explained(spec)
     if arguments.layers is not None:
@@ -91,8 +91,8 @@ def _overlay(arguments: argparse.Namespace) -> Overlay | None:
     return Overlay(arguments.overlay, True, threshold, arguments.largest)
 
 
-def _masks_with_every_channel(spec: str) -> bool:
-    # Fewer forwards take less time than a runtime takes to be built.
+def masks_with_every_channel(spec: str) -> bool:
+    """Return whether a method forwards so much that building a runtime for it is worth it."""
     name, _, options = parse_spec(spec)
     return METHODS[name].forwards.per_channel > 0 and "max_masks" not in options
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_unioncam import __version__
-from captum_unioncam.commands import benchmark, compare, demo, explain, methods
+from captum_unioncam.commands import app, benchmark, compare, demo, explain, methods
 
 SPEED = "'benchmark speed' is now 'python -m benchmarks.speed', in a checkout of the project"
 MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": (demo, "explain four photographs with a real ImageNet network, offline"),
     "explain": (explain, "explain your own photographs"),
     "compare": (compare, "several methods and classes of photographs, side by side"),
+    "app": (app, "the same in the browser, on this machine"),
     "benchmark": (benchmark, "methods measured over a data set, with intervals"),
     "methods": (methods, "list the methods that explain knows"),
 }

@@ -83,7 +83,8 @@ def save_overlay(
         drawn = visualization.overlay(drawn, cam, preprocess=preprocess)
     if boxes is not None:
         drawn = visualization.outlined(drawn, boxes=boxes, scores=True)
-    of_picture = record_of_picture(session, shown, work.path, picture.size, wanted)
+    name, content = work.path.name, work.path.read_bytes()
+    of_picture = record_of_picture(session, shown, name, content, picture.size, wanted)
     with written_whole(work.record) as partial:
         # Names of files may hold bytes that are no text.
         text = as_json({**of_picture, **found, "run": record})

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import platform
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,21 +55,22 @@ def record_of_run(
 
 
 def record_of_picture(
-    session: Session, shown: "Shown", path: Path, size: tuple[int, int], wanted: str
+    session: Session, shown: "Shown", name: str, content: bytes, size: tuple[int, int], wanted: str
 ) -> dict[str, Any]:
-    """Return what holds for one picture: its file, its classes, and every number of its maps.
+    """Return what holds for one picture: its name, its classes, and every number of its maps.
 
     Args:
         session (Session): the network at hand.
         shown (Shown): the comparison of that picture.
-        path (Path): the picture.
+        name (str): the picture's name.
+        content (bytes): what is in its file.
         size (tuple[int, int]): its width and height, upright.
         wanted (str): the classes as they were named.
     """
     comparison = shown.comparison
     return {
-        "picture": path.name,
-        "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "picture": name,
+        "picture_sha256": hashlib.sha256(content).hexdigest(),
         "picture_size": list(size),
         "target": wanted,
         "classes": {label: session.class_name(label) for label in comparison.classes[0]},

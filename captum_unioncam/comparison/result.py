@@ -2,6 +2,7 @@
 
 import csv
 import html
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,15 +224,24 @@ def summary_of(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> lis
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, with a column for everything that any of them holds."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with (
-        written_whole(path) as partial,
+    with written_whole(path) as partial:
         # Names of files may hold bytes that are no text.
-        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+        partial.write_bytes(rows_as_csv(rows).encode("utf-8", "backslashreplace"))
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Return rows as CSV, with a column for everything that any of them holds.
+
+    Examples::
+
+        >>> rows_as_csv([{"method": "CAM", "beta": 0.5}, {"method": "RISE"}]).split("\r\n")
+        ['method,beta', 'CAM,0.5', 'RISE,', '']
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _numbers(details: Any, example: int) -> dict[str, Any]:

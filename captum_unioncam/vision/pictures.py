@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -45,13 +45,18 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def load_picture(path: Path) -> "Image":
+def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
     """Return a picture as RGB, upright as its camera meant it, on white where it is transparent.
 
+    Args:
+        path (Path): the picture.
+        file (IO[bytes], optional): what is read instead, where `path` is a name alone.
+            Default: None
+
     Raises:
-        PictureError: if the file is missing, broken, no picture, larger than MAX_PIXELS or
-            longer than MAX_ASPECT times its width, which is seen in its header before anything
-            is decoded, or holds numbers that are no shades of 8 or 16 bits.
+        PictureError: if the file is missing, broken, no picture, PostScript, larger than
+            MAX_PIXELS or longer than MAX_ASPECT times its width, which is seen in its header
+            before anything is decoded, or holds numbers that are no shades of 8 or 16 bits.
     """
     from PIL import Image, ImageOps
 
@@ -59,8 +64,13 @@ def load_picture(path: Path) -> "Image":
         # Our limit is stricter than the one that Pillow warns of.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
+            opened = Image.open(path if file is None else file)
         with opened as image:
+            # Pillow hands it to Ghostscript, which runs it.
+            if image.format == "EPS":
+                raise PictureError(
+                    f"{path}: PostScript is a program, which is not run; save it as PNG first"
+                )
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
