@@ -23,6 +23,7 @@ from tests.test_cli import run
 pytest.importorskip("streamlit", reason="the extra app is not installed")
 
 from streamlit.testing.v1 import AppTest
+from streamlit.web import cli as streamlit_cli
 
 from captum_unioncam.app import choices, downloads, main, snippet, work
 
@@ -376,18 +377,16 @@ def test_pages_take_turns():
 
 def test_the_command_listens_on_this_machine_alone(monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(
-        command.subprocess,
-        "run",
-        lambda words, check: calls.append(words) or type("", (), {"returncode": 0}),
-    )
+    monkeypatch.setattr(streamlit_cli, "main", lambda words, **_: calls.append(words))
     assert run(capsys, "app", "--model", OWN, "demo", "--headless") == (0, "", "")
-    words = calls[0]
-    given = dict(zip(words[5:-6:2], words[6:-5:2], strict=False))
+    command_name, page, *words = calls[0]
+    assert (command_name, page) == ("run", PAGE)
+    end = words.index("--")
+    given = dict(zip(words[:end:2], words[1:end:2], strict=True))
     assert given["--server.address"] == "localhost"
     assert given["--browser.gatherUsageStats"] == "false"
     assert given["--server.headless"] == "true"
-    assert words[words.index("--") + 1 :] == ["--model", OWN, "demo", "--weights", "DEFAULT"]
+    assert words[end + 1 :] == ["--model", OWN, "demo", "--weights", "DEFAULT"]
     run(capsys, "app", "--model", OWN, "--address", "0.0.0.0")
     assert calls[1][-1] == "--closed"
     settings = choices.settings_of(calls[1][calls[1].index("--") + 1 :])

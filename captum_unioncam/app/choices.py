@@ -181,7 +181,7 @@ def expected_rows(
     Examples::
 
         >>> expected_rows(["unioncam", "scorecam"], ["beta"], 1, (1, 32, 7, 7))
-        46
+        43
     """
     # Of tokens the channels are last.
     channels = shape[1] if len(shape) > 3 else shape[-1] if shape else 1

@@ -63,11 +63,8 @@ def drawn(
     options = {"threshold": drawing.threshold, "preprocess": preprocess}
     boxes = visualization.boxes(cam, picture, **options)
     contours = visualization.contours(cam, picture, **options) if drawing.has_contours else ()
-    lines = visualization.outlined(
-        over, boxes=boxes if drawing.has_boxes else None, contours=contours,
-        scores=drawing.has_boxes,
-    )  # fmt: skip
-    return lines, len(boxes.scores)
+    shown = boxes if drawing.has_boxes else None
+    return visualization.outlined(over, boxes=shown, contours=contours), len(boxes.scores)
 
 
 def is_blank(cam: Tensor) -> bool:

@@ -45,14 +45,16 @@ def show(result: Result) -> None:
         _curves(result, number)
     st.subheader("Take it with you")
     _downloads(result, drawing)
-    st.caption(" · ".join(filter(None, (result.session.heading(), scorers_told(comparison.rows)))))
+    about = [*result.session.heading().splitlines(), scorers_told(comparison.rows)]
+    st.caption(" · ".join(filter(None, about)))
 
 
 def _maps(result: Result, number: int, drawing: downloads.Drawing) -> None:
     cells = [("the picture", None), *((method, method) for method in result.methods)]
-    for first in range(0, len(cells), COLUMNS):
-        row = cells[first : first + COLUMNS]
-        for column, (title, method) in zip(st.columns(COLUMNS), row, strict=False):
+    count = min(COLUMNS, len(cells))
+    for first in range(0, len(cells), count):
+        row = cells[first : first + count]
+        for column, (title, method) in zip(st.columns(count), row, strict=False):
             with column:
                 st.markdown(f"**{title}**")
                 if method is None:
@@ -87,7 +89,9 @@ def _modules(result: Result, number: int, drawing: downloads.Drawing) -> None:
         if not all(hasattr(details, f"beta_{name}") for name in MODULES):
             continue
         with st.expander(f"What {method} united"):
-            for column, (name, title) in zip(st.columns(COLUMNS), MODULES.items(), strict=False):
+            for column, (name, title) in zip(
+                st.columns(len(MODULES)), MODULES.items(), strict=True
+            ):
                 with column:
                     st.markdown(f"**{title}**")
                     _picture(result, getattr(details, name)[0, 0].cpu(), drawing, title)

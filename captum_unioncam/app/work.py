@@ -204,7 +204,8 @@ def time_left(seconds: float, done: int, total: int) -> str:
         >>> time_left(4.0, 50, 150), time_left(0.0, 0, 150)
         ('50 of about 150 forwards, 8 seconds left', 'starting')
     """
-    if not done or not seconds:
+    # The clean pass alone says little.
+    if not done or seconds < 1:
         return "starting"
     left = round(seconds * max(0, total - done) / done)
     shown = f"{left} seconds left" if left < 90 else f"{round(left / 60)} minutes left"

@@ -2,8 +2,6 @@
 
 import argparse
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 from captum_unioncam.engine.arguments import check_number
@@ -60,11 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(MISSING)
     # What is wrong with it is told here, before a page is opened.
     load_network(arguments.model[0], arguments.weights)
-    return subprocess.run(command(arguments), check=False).returncode
+    from streamlit.web import cli
+
+    # In this very process, so that ending it ends the server.
+    cli.main(words_of(arguments), prog_name="streamlit", standalone_mode=False)
+    return 0
 
 
-def command(arguments: argparse.Namespace) -> list[str]:
-    """Return the command that serves the page."""
+def words_of(arguments: argparse.Namespace) -> list[str]:
+    """Return the arguments of Streamlit's own command that serve the page."""
     given = ["--model", *arguments.model, "--weights", arguments.weights]
     if arguments.device is not None:
         given += ["--device", arguments.device]
@@ -80,4 +82,4 @@ def command(arguments: argparse.Namespace) -> list[str]:
         "client.toolbarMode": "viewer",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "streamlit", "run", str(PAGE), *words, "--", *given]
+    return ["run", str(PAGE), *words, "--", *given]
