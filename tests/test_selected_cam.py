@@ -13,8 +13,8 @@ from captum_unioncam import (
     compare,
 )
 from captum_unioncam.engine.area_scores import area_masks
-from captum_unioncam.layer_fusion import MultiLayer
-from captum_unioncam.metrics import drop_at_area, keep_at_area
+from captum_unioncam.layer_fusion import MultiLayer, fuse_maps
+from captum_unioncam.metrics import coherency, drop_at_area, keep_at_area
 from tests.networks import NETWORKS, images
 
 pytestmark = [
@@ -137,6 +137,44 @@ def test_a_score_of_ones_own_is_the_members_too():
             assert torch.corrcoef(together)[0, 1] > 1 - 1e-9
     # No member measures the layer again.
     assert spent[0] == spent[1]
+
+
+@pytest.mark.parametrize("pool", [("layercam", "ablationcam"), ("scorecam", Saliency)])
+def test_over_several_layers(pool):
+    net, layer, x = NETWORKS["vgg_like"]()
+    pool = tuple(m if isinstance(m, str) else m(net) for m in pool)
+    layers = [layer, net[1]]
+    fused = MultiLayer(LayerSelectedCAM, net, layers, pool=pool, areas=(0.25,)).attribute(x, 1)
+    apart = [LayerSelectedCAM(net, one).attribute(x, 1, pool=pool, areas=(0.25,)) for one in layers]
+    torch.testing.assert_close(fused, fuse_maps(apart), atol=1e-9, rtol=0)
+
+
+def test_a_pool_on_another_model_waits_for_both():
+    net, layer, x = NETWORKS["vgg_like"]()
+    other = NETWORKS["vgg_like"]()[0]
+    with torch.no_grad():
+        other[3].weight.mul_(-1)
+    pool = {"ours": "layercam", "theirs": LayerCAM(other, other[4])}
+    names = details_of(net, layer, x, 1, pool=pool)[1].names
+    assert names == ("ours", "theirs", "ours + theirs")
+    before = [module._forward_hooks for module in (*net.modules(), *other.modules())]
+    assert not any(before)
+
+
+def test_the_column_of_the_best_can_be_explained_again():
+    net, layer, x = NETWORKS["vgg_like"]()
+    pool = ["gradcam", "layercam", Saliency(net)]
+    shown = compare(
+        pool, x, 1, forward_func=net, layer=layer, metrics=["coherency"], best_by="keep_at_area"
+    )
+    # Selected anew for other inputs, not what was selected for these.
+    expected = coherency(
+        net, x, shown.maps["best by keep_at_area"], target=1,
+        explanation_func=LayerSelectedCAM(net, layer).attribute,
+        explanation_kwargs={"pool": pool, "unions": False, "criterion": "keep_at_area"},
+    )  # fmt: skip
+    found = [row["coherency"] for row in shown.rows if row["method"].startswith("best")]
+    torch.testing.assert_close(torch.tensor(found).to(expected), expected)
 
 
 def test_flat_maps_are_never_selected_over_others():

@@ -234,8 +234,7 @@ def compare(
 
 def _used_by(entry: ComparedMethod) -> list[Any]:
     """Return what an entry's maps are made with."""
-    pool = entry.options.get("pool")
-    return [entry.attribution, entry.options.get("scorer"), None if pool is None else [pool]]
+    return [entry.attribution, *map(entry.options.get, ("scorer", "pool"))]
 
 
 def _best_of(

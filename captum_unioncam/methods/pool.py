@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,7 @@ def pool_of(pool: Any, method: ClassActivationMap) -> dict[str, Any]:
     made = {key: m for key, m in given.items() if isinstance(m, Tensor | ComparedMethod)}
     for key, member in made.items():
         if isinstance(member, Tensor):
-            check_map(f"{key} of the pool" if isinstance(key, str) else "a map", member, ())
+            check_map(f"map {key!r} of the pool" if isinstance(key, str) else "a map", member, ())
     named: Any = {key: m for key, m in given.items() if key not in made}
     labelled = named if isinstance(pool, Mapping) else list(named.values())
     entries = compared_methods_of(labelled, method.forward_func, method.layer) if named else []
@@ -99,11 +100,15 @@ def pool_maps(state: LayerState, members: Mapping[str, Any], method: ClassActiva
             stack, list(entries.values()), _one_or_all(request.inputs), [request.target],
             request.extra or None, common,
         )  # fmt: skip
-        explainer.use(method.forward_func, method.layer, (state,))
+        explainer.use(method.forward_func, request.layer, (state,))
         for label, entry in entries.items():
             attribution = entry.attribution
             if isinstance(attribution, ClassActivationMap) and attribution.layer is method.layer:
-                entry = replace(entry, options={"layout": request.layout, **entry.options})
+                # A method over several layers is mapped on states of others than its own.
+                own = copy(attribution)
+                own.layer = request.layer
+                options = {"layout": request.layout, **entry.options}
+                entry = replace(entry, attribution=own, options=options)
             maps[label], _ = explainer.map(entry, 0)
     A = state.activations
     size = max((m.shape[2:] for m in maps.values()), key=torch.Size.numel)

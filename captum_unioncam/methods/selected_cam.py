@@ -187,16 +187,17 @@ class LayerSelectedCAM(ClassActivationMap):
         masks, names = state.masks, list(pool)
         M = masks.scale_for_resize(pool_maps(state, pool, self))
         live = M.flatten(2).any(2)
-        beta = masks.score_over_baseline(M) if unions or criterion == "beta" else None
-        if unions and beta is not None:
+        keep = drop = beta = None
+        if unions:
+            beta = masks.score_over_baseline(M)
             pairs = list(combinations(range(len(names)), 2))
             united = [unite(M[:, [i]], M[:, [j]], beta[:, i], beta[:, j]) for i, j in pairs]
             both = [live[:, i] & live[:, j] for i, j in pairs]
             M = torch.cat([M, *map(masks.scale_for_resize, united)], dim=1)
             live = torch.stack([*live.unbind(1), *both], dim=1) & M.flatten(2).any(2)
             names += [f"{names[i]} + {names[j]}" for i, j in pairs]
-        keep = drop = None
         if criterion == "beta":
+            # All in one call, where equal maps share a forward.
             beta = masks.score_over_baseline(M)
             S = beta.cpu().double()
         else:
