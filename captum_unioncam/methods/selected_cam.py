@@ -100,7 +100,7 @@ class LayerSelectedCAM(ClassActivationMap):
     hindsight.
 
     Cost: that of the members, measured once; then one forward for each member's β, and for each
-    candidate two for each area and background.
+    candidate two for each area and background. The default pool masks no channel by itself.
 
     Source: this project, a generalisation of Hu, Wang, Lin, Yu: UnionCAM. Frontiers in
     Neurorobotics, 2024. https://doi.org/10.3389/fnbot.2024.1490198
@@ -125,7 +125,7 @@ class LayerSelectedCAM(ClassActivationMap):
         "this project, after Hu et al., Frontiers in Neurorobotics", 2024,
         "https://doi.org/10.3389/fnbot.2024.1490198", "by definition",
     )  # fmt: skip
-    forwards = Forwards("C + 8 + 12 × candidates", 80, per_channel=1)
+    forwards = Forwards("the pool's + members + 12 × candidates", 333)
     is_scaled = True
 
     def attribute(
@@ -137,7 +137,7 @@ class LayerSelectedCAM(ClassActivationMap):
         relu_attributions: bool = False,
         grad_kwargs: GradKwargs = None,
         *,
-        pool: Pool = ("gradcam", "unioncam", "layercam"),
+        pool: Pool = ("gradcam", "layercam", "regressioncam:select=False"),
         unions: bool = True,
         criterion: Criterion = "keep_less_drop_at_area",
         areas: Areas = (0.1, 0.3, 0.5),
@@ -151,7 +151,7 @@ class LayerSelectedCAM(ClassActivationMap):
                 colons ("unioncam:theta=30", "unioncam.region"), attribution objects, tuples of
                 one of them and its options, or maps (N, 1, *spatial); a mapping gives each its
                 label; in one string, names separated by slashes.
-                Default: ("gradcam", "unioncam", "layercam")
+                Default: ("gradcam", "layercam", "regressioncam:select=False")
             unions (bool, optional): also select from the unions of all pairs. Default: True
             criterion (str, optional): "keep_less_drop_at_area"; "keep_at_area" or "drop_at_area"
                 alone; or "beta", the score of the soft mask, which is the paper's.

@@ -208,9 +208,9 @@ def refined_cam(
 
 
 def selected_cam(
-    net, layer, x, target, pool=("gradcam", "unioncam", "layercam"), unions=True,
-    criterion="keep_less_drop_at_area", areas=(0.1, 0.3, 0.5), backgrounds=("black", "blur"),
-    baselines=0.0, score="probability",
+    net, layer, x, target, pool=("gradcam", "layercam", "regressioncam:select=False"),
+    unions=True, criterion="keep_less_drop_at_area", areas=(0.1, 0.3, 0.5),
+    backgrounds=("black", "blur"), baselines=0.0, score="probability",
 ):  # fmt: skip
     size = x.shape[2:]
     f = logit if score == "logit" else probability
@@ -219,13 +219,17 @@ def selected_cam(
         "gradcam": lambda: grad_cam(*activations_and_gradients(net, layer, x, target)),
         "layercam": lambda: layer_cam(net, layer, x, target),
         "scorecam": lambda: score_cam(net, layer, x, target, baselines=baselines),
+        "regressioncam:select=False": lambda: regression_cam(
+            net, layer, x, target, select=False, baselines=baselines, score=score
+        ),
         "unioncam": lambda: of_union["map"],
         "unioncam.region": lambda: of_union["region"],
         "unioncam.denoised": lambda: of_union["denoised"],
     }
     names = pool.split("/") if isinstance(pool, str) else pool
     maps = [known[name]() for name in names]
-    maps = [m if "union" in n else m.clamp(min=0) for n, m in zip(names, maps, strict=True)]
+    signed = [not name.startswith("unioncam") for name in names]
+    maps = [m.clamp(min=0) if clip else m for m, clip in zip(maps, signed, strict=True)]
     maps = [scaled(m, size) for m in maps]
 
     def beta(m):
@@ -295,7 +299,8 @@ ORACLES = {
         selected_cam,
         [
             {},
-            {"unions": False, "criterion": "keep_at_area", "areas": (0.25,)},
+            {"pool": ("gradcam", "unioncam"), "criterion": "keep_at_area", "areas": (0.25,)},
+            {"pool": "unioncam/layercam", "unions": False},
             {"pool": "layercam/unioncam.region/scorecam", "criterion": "drop_at_area"},
             {"pool": ("unioncam.region", "unioncam.denoised"), "criterion": "beta"},
             {"score": "logit", "baselines": -0.5, "backgrounds": ("noise",)},
