@@ -99,6 +99,9 @@ class LayerSelectedCAM(ClassActivationMap):
     were not its criterion, and expect less from it than from its best member chosen with
     hindsight.
 
+    A relative is MetaCAM (Kaczmarek et al. 2023, https://arxiv.org/abs/2307.16863), which combines
+    the most activated pixels of several maps by consensus.
+
     Cost: that of the members, measured once; then one forward for each member's β, and for each
     candidate two for each area and background. The default pool masks no channel by itself.
 
