@@ -107,7 +107,7 @@ def _scores(row: Row, metrics: Sequence[str]) -> str:
     ]
     # A union of two would be wider than its picture.
     choice = choice_of(row).replace(": ", " chosen:\n").replace(" + ", " +\n")
-    return "\n".join([*lines, *choice.splitlines()])
+    return "\n".join([*lines, *map(shortened, choice.splitlines())])
 
 
 def pictures_of(part: Shown) -> Tensor:
