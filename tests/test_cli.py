@@ -71,6 +71,23 @@ def test_explain(picture, tmp_path, capsys):
     assert len(list(maps.iterdir())) == 2 * 4
 
 
+def test_a_column_of_the_best(picture, tmp_path, capsys):
+    out, maps = tmp_path / "out.png", tmp_path / "maps"
+    status, table, err = run(
+        capsys, "compare", picture, *OWN, "--methods", "scorecam,selectedcam:pool=scorecam/ones",
+        "--best-by", "drop_at_area", "-o", out, "--save-maps", maps, "--metrics", "deletion",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    lines = table.splitlines()
+    assert "best by drop_at_area" in lines[3]
+    # All three are Score-CAM's map, the first of them.
+    assert lines[3].endswith("Score-CAM")
+    assert "means" not in table
+    names = sorted(path.name for path in maps.iterdir())
+    assert len(names) == 3
+    assert any("best by drop_at_area" in name for name in names)
+
+
 def test_explain_into_a_folder_and_again(picture, tmp_path, capsys):
     folder = tmp_path / "pictures"
     arguments = ["explain", picture, *OWN, "-o", folder, "--target", "espresso"]

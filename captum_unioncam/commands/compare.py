@@ -28,6 +28,7 @@ from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import summary_of, write_rows
 from captum_unioncam.comparison.text import scorers_told
 from captum_unioncam.files import written_whole
+from captum_unioncam.methods.selected_cam import CRITERIA
 from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         default="top1",
         help="top1, top3, ... or numbers and names separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--best-by",
+        choices=CRITERIA,
+        help="also show the best of the methods' maps for every picture and class, by this",
     )
 
 
@@ -102,7 +108,9 @@ def compare_pictures(
         classes = [f"{one} over {arguments.region.name}" for one in classes]
     suffixes = drawing.picture_suffixes() if overlay else drawing.writable_suffixes()
     per_page = 1 if overlay else max(1, MOST_ROWS // max(1, len(classes)))
-    todo = works(arguments, images, suffixes, specs, classes, per_page)
+    best_by = getattr(arguments, "best_by", None)
+    columns = [*specs, f"best by {best_by}"] if best_by else specs
+    todo = works(arguments, images, suffixes, columns, classes, per_page)
     if overlay:
         todo = [work._replace(record=work.figure.with_suffix(".json")) for work in todo]
     todo, kept = _left(arguments, todo) if arguments.resume else (todo, [])

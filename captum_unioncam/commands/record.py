@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("captum", "torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 # What the command line says of a run, beside what is to be explained and where it is written.
-ARGUMENTS = ("model", "weights", "baseline", "scorer", "against", "region", "layers", "fuse")
+ARGUMENTS = (
+    *("model", "weights", "baseline", "scorer", "against", "region", "layers", "fuse"),
+    "best_by",
+)
 
 
 def record_of_run(

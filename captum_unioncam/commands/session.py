@@ -20,6 +20,7 @@ from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
 from captum_unioncam.engine import ClassActivationMap, NamedScorer
 from captum_unioncam.layer_fusion import Fuse, MultiLayer
 from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.methods.selected_cam import Criterion
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.vision.networks import (
     Network,
@@ -52,6 +53,7 @@ class Session:
         baseline (str): name of the baseline.
         quiet (bool): show no progress.
         scorer (NamedScorer, optional): what runs masked pictures; None for the model.
+        best_by (str, optional): criterion of a last column with the best of the methods' maps.
     """
 
     network: Network
@@ -64,6 +66,7 @@ class Session:
     baseline: str = "black"
     quiet: bool = False
     scorer: NamedScorer | None = None
+    best_by: Criterion | None = None
 
     def compared(self, picture: "Image", title: str) -> "Shown":
         """Compare the methods on a picture."""
@@ -75,7 +78,7 @@ class Session:
         result = compare(
             self.methods, x, target, forward_func=self.network.model, layer=self.layer,
             baselines=named_baseline(self.baseline, x, black), metrics=self.metrics,
-            scorer=self.scorer, show_progress=not self.quiet,
+            scorer=self.scorer, best_by=self.best_by, show_progress=not self.quiet,
         )  # fmt: skip
         return Shown(result, seen, [title])
 
@@ -105,7 +108,7 @@ class Session:
     def table(self, rows: Sequence[Row], quantity: str) -> str:
         """Return every number as text, and means where there are several pictures or classes."""
         lines = rows_table(rows, self.metrics, quantity)
-        if len(rows) > len(self.methods):
+        if len(rows) > len({row["method"] for row in rows}):
             means = [
                 {"means": row["method"], **numbers_of(row, self.metrics)}
                 for row in summary_of(rows, self.metrics)
@@ -164,7 +167,7 @@ def load_session(
     scorer = None if arguments.scorer == "model" else NamedScorer(arguments.scorer)
     return Session(
         network, device, layer, layer_name, target, methods, metrics, arguments.baseline,
-        arguments.quiet, scorer,
+        arguments.quiet, scorer, getattr(arguments, "best_by", None),
     )  # fmt: skip
 
 

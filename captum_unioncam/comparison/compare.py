@@ -20,7 +20,7 @@ from captum_unioncam.comparison.compared_methods import (
 from captum_unioncam.comparison.data import Measured
 from captum_unioncam.comparison.grad_cam import LayersOfGradCAM
 from captum_unioncam.comparison.result import Comparison
-from captum_unioncam.engine import BaselineType, Score, check_flag, checked_request
+from captum_unioncam.engine import BaselineType, Score, check_choice, check_flag, checked_request
 from captum_unioncam.engine.callable_targets import is_callable_target, target_name
 from captum_unioncam.engine.captum_compat import NullProgress, progress
 from captum_unioncam.engine.cost import Cost, measured_cost
@@ -35,6 +35,7 @@ from captum_unioncam.engine.target_scores import (
     output_as_read,
     parse_target,
 )
+from captum_unioncam.methods.selected_cam import CRITERIA, Criterion, LayerSelectedCAM
 from captum_unioncam.metrics import SharedScores, metric_of
 from captum_unioncam.scorers import Scorer
 
@@ -55,6 +56,7 @@ def compare(
     metric_options: Mapping[str, Mapping[str, Any]] | None = None,
     perturbations_per_eval: int | None = None,
     scorer: ScorerOption = None,
+    best_by: Criterion | None = None,
     show_progress: bool = False,
 ) -> Comparison:
     r"""Explain the same inputs with several methods and measure every map.
@@ -98,6 +100,11 @@ def compare(
             one deviates by more than is tolerated, the model runs them all. A name builds it for
             this call; for several calls build it once. Methods with a `scorer` among their own
             options keep that. Default: None
+        best_by (str, optional): a last column, "best by ...", with that map of the others which is
+            the best of each example and class: a criterion of
+            :class:`captum_unioncam.LayerSelectedCAM`, "keep_less_drop_at_area", "keep_at_area",
+            "drop_at_area" or "beta". The method itself, in `methods`, also unites pairs.
+            Default: None
         show_progress (bool, optional): show a progress bar on stderr. Default: False
 
     Returns:
@@ -131,6 +138,9 @@ def compare(
     check_flag("show_progress", show_progress)
     entries = compared_methods_of(methods, forward_func, layer)
     model_func = forward_func or forward_func_of(entries[0].attribution)
+    if best_by is not None:
+        check_choice("best_by", best_by, CRITERIA)
+        entries.append(_best_of(entries, best_by, model_func, layer))
     wanted = _metric_options(metrics, metric_options)
     common: dict[str, Any] = {
         "baselines": baselines,
@@ -149,7 +159,7 @@ def compare(
     costs: dict[str, Cost] = {}
     with ExitStack() as stack:
         # All at once: two comparisons that took models one by one could wait for each other.
-        used = [one for e in entries for one in (e.attribution, e.options.get("scorer"))]
+        used = [one for e in entries for one in _used_by(e)]
         stack.enter_context(exclusive_use(model_func, request.scorer, *used))
         stack.enter_context(evaluation_mode(request))
         given = copied((*request.inputs, *request.extra))
@@ -180,7 +190,12 @@ def compare(
                 with measured_cost(watched, request.inputs[0].device) as costs[entry.label]:
                     maps[entry.label] = []
                     for number in range(len(targets)):
-                        cam, found_beside = explainer.map(entry, number)
+                        asked = entry
+                        if best_by is not None and entry is entries[-1]:
+                            # Selected from what is there, which is not explained again.
+                            others = {e.label: maps[e.label][number] for e in entries[:-1]}
+                            asked = replace(entry, options={**entry.options, "pool": others})
+                        cam, found_beside = explainer.map(asked, number)
                         maps[entry.label].append(cam)
                         # A part is a map of its own, of which the method's details say nothing.
                         if found_beside is not None and not entry.part:
@@ -215,6 +230,26 @@ def compare(
         name_of_scorer(ran, model_func) if request.scorer_is_own else "",
         deviation,
     )
+
+
+def _used_by(entry: ComparedMethod) -> list[Any]:
+    """Return what an entry's maps are made with."""
+    return [entry.attribution, *map(entry.options.get, ("scorer", "pool"))]
+
+
+def _best_of(
+    entries: Sequence[ComparedMethod],
+    criterion: Criterion,
+    model_func: Callable[..., Any],
+    layer: nn.Module | None,
+) -> ComparedMethod:
+    """Return what selects from the other methods of a comparison."""
+    layers = [getattr(e.attribution, "layer", None) for e in entries]
+    found = next((one for one in (layer, *layers) if one is not None), None)
+    if found is None:
+        raise ValueError("best_by needs the layer of its map, and no method has one; pass layer=")
+    options = {"pool": {e.label: e for e in entries}, "unions": False, "criterion": criterion}
+    return ComparedMethod(f"best by {criterion}", LayerSelectedCAM(model_func, found), options)
 
 
 def _classes(target: Any, output: Any, count: int) -> list[tuple[list[str], Any]]:

@@ -16,7 +16,7 @@ from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.arguments import closest, parse_baselines
 from captum_unioncam.engine.callable_targets import is_callable_target
 from captum_unioncam.engine.layer_state import LayerState, SharedMeasurements, measure_layer
-from captum_unioncam.engine.request import copied
+from captum_unioncam.engine.request import Request, copied
 from captum_unioncam.engine.target_scores import parse_target
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.targets import ScoredModel
@@ -157,6 +157,12 @@ class Explainer:
         )
         self.groups: dict[Any, list[tuple[LayerState, ...]]] = {}
 
+    def use(
+        self, forward_func: Callable[..., Any], layer: nn.Module, states: tuple[LayerState, ...]
+    ) -> None:
+        """Take what is measured already of the first target, in place of measuring it again."""
+        self.groups[_group_of(forward_func, layer, states[0].request)] = [states]
+
     def map(self, entry: ComparedMethod, number: int) -> tuple[Tensor, Any]:
         """Return the entry's map for a target, and what else its method found, or None.
 
@@ -233,12 +239,9 @@ class Explainer:
         if "baselines" not in known:
             baselines = parse_baselines(self.common.get("baselines"), request.inputs)
             request = replace(request, baselines=baselines)
-        # Tensors by identity: they are alive as long as the group that they describe.
-        key = (
-            method.forward_func, method.layer, request.attribute_to_layer_input, request.score,
-            request.scorer, request.layout,
-            tuple(id(b) if isinstance(b, Tensor) else b for b in request.baselines),
-        )  # fmt: skip
+        if "score" not in known and self.common.get("score") is not None:
+            request = replace(request, score=self.common["score"])
+        key = _group_of(method.forward_func, method.layer, request)
         if key not in self.groups:
             shared = SharedMeasurements()
             self.groups[key] = [
@@ -260,6 +263,16 @@ class Explainer:
         cam = getattr(details, entry.part) if entry.part else cam
         (cam,) = method.finish(states, [cam], relu_attributions=not method.is_scaled)
         return cam, details
+
+
+def _group_of(forward_func: Callable[..., Any], layer: nn.Module, request: Request) -> Any:
+    """Return what methods have in common that share measurements."""
+    # Tensors by identity: they are alive as long as the group that they describe.
+    baselines = tuple(id(b) if isinstance(b, Tensor) else b for b in request.baselines)
+    return (
+        forward_func, layer, request.attribute_to_layer_input, request.score, request.scorer,
+        request.layout, baselines,
+    )  # fmt: skip
 
 
 def _scored(attribution: Any, target: Any) -> Any:

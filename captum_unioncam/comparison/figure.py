@@ -105,7 +105,9 @@ def _scores(row: Row, metrics: Sequence[str]) -> str:
         f"{metric_of(m).title} {formatted(row[m])}{' %' if metric_of(m).unit == '%' else ''}"
         for m in metrics
     ]
-    return "\n".join([*lines, *choice_of(row).replace(": ", " chosen:\n").splitlines()])
+    # A union of two would be wider than its picture.
+    choice = choice_of(row).replace(": ", " chosen:\n").replace(" + ", " +\n")
+    return "\n".join([*lines, *map(shortened, choice.splitlines())])
 
 
 def pictures_of(part: Shown) -> Tensor:

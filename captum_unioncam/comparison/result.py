@@ -245,13 +245,15 @@ def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _numbers(details: Any, example: int) -> dict[str, Any]:
-    """Return what details hold one number of per example."""
+    """Return what details hold one number of per example, and what was chosen by name."""
     fields: dict[str, Any] = getattr(details, "_asdict", dict)()
-    return {
+    numbers = {
         name: value[example].item()
         for name, value in fields.items()
         if isinstance(value, Tensor) and value.dim() == 1
     }
+    chosen = getattr(details, "chosen", None)
+    return numbers if chosen is None else {**numbers, "chosen": chosen[example]}
 
 
 def _mean(values: Sequence[Any]) -> float:

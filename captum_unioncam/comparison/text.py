@@ -136,15 +136,17 @@ def rows_table(rows: Sequence[Row], metrics: Sequence[str], quantity: str) -> li
 
 
 def choice_of(row: Row) -> str:
-    """Return which map UnionCAM's selection took and why, or nothing for other methods.
+    """Return which map UnionCAM's selection took and why, or Selected CAM's by name; else nothing.
 
     Examples::
 
+        >>> choice_of({"chosen": "Grad-CAM + LayerCAM"})
+        'Grad-CAM + LayerCAM'
         >>> choice_of({"selected_union": True, "beta_union": 0.75, "beta_region": 0.5})
         'union: β_DR 0.750 > β_R 0.500'
     """
     if row.get("selected_union") is None:
-        return ""
+        return str(row.get("chosen", ""))
     union, region = row["beta_union"], row["beta_region"]
     if union > region and not row["selected_union"]:
         return "region: the union adds nothing"

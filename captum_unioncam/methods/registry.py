@@ -29,6 +29,7 @@ from captum_unioncam.methods.refined_cam import LayerRefinedCAM
 from captum_unioncam.methods.regression_cam import LayerRegressionCAM
 from captum_unioncam.methods.rise import RISE
 from captum_unioncam.methods.score_cam import LayerScoreCAM
+from captum_unioncam.methods.selected_cam import LayerSelectedCAM
 from captum_unioncam.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMPlusPlus
 from captum_unioncam.methods.ss_cam import LayerSSCAM
 from captum_unioncam.methods.union_cam import LayerUnionCAM
@@ -105,6 +106,7 @@ METHODS: dict[str, Method] = {
     "opticam": _own(LayerOptiCAM),
     "regressioncam": _own(LayerRegressionCAM),
     "refinedcam": _own(LayerRefinedCAM),
+    "selectedcam": _own(LayerSelectedCAM),
     "ones": _own(LayerOnesCAM),
     "random": _own(LayerRandomCAM),
     "center": _own(LayerCenterCAM),
@@ -137,6 +139,7 @@ __all__ = [
     "LayerRegressionCAM",
     "LayerSSCAM",
     "LayerScoreCAM",
+    "LayerSelectedCAM",
     "LayerSmoothGradCAMPlusPlus",
     "LayerUnionCAM",
     "LayerViTReciproCAM",

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import torch
 
-from captum_unioncam import LayerOptiCAM, LayerRefinedCAM, LayerRegressionCAM
+from captum_unioncam import (
+    LayerOptiCAM,
+    LayerRefinedCAM,
+    LayerRegressionCAM,
+    LayerSelectedCAM,
+)
 from tests.oracles.common import (
     Oracle,
     activations,
@@ -15,8 +20,9 @@ from tests.oracles.common import (
     probability,
     upsample,
 )
-from tests.oracles.masks import blurred, masked
-from tests.oracles.union_cam import denoised, scaled
+from tests.oracles.gradient import grad_cam, layer_cam
+from tests.oracles.masks import blurred, masked, score_cam
+from tests.oracles.union_cam import denoised, scaled, union_cam
 
 
 def z(values):
@@ -201,6 +207,63 @@ def refined_cam(
     return scaled(first + z(u), x.shape[2:])
 
 
+def selected_cam(
+    net, layer, x, target, pool=("gradcam", "layercam", "regressioncam:select=False"),
+    unions=True, criterion="keep_less_drop_at_area", areas=(0.1, 0.3, 0.5),
+    backgrounds=("black", "blur"), baselines=0.0, score="probability",
+):  # fmt: skip
+    size = x.shape[2:]
+    f = logit if score == "logit" else probability
+    of_union = union_cam(net, layer, x, target, baseline=baselines, score=score)
+    known = {
+        "gradcam": lambda: grad_cam(*activations_and_gradients(net, layer, x, target)),
+        "layercam": lambda: layer_cam(net, layer, x, target),
+        "scorecam": lambda: score_cam(net, layer, x, target, baselines=baselines),
+        "regressioncam:select=False": lambda: regression_cam(
+            net, layer, x, target, select=False, baselines=baselines, score=score
+        ),
+        "unioncam": lambda: of_union["map"],
+        "unioncam.region": lambda: of_union["region"],
+        "unioncam.denoised": lambda: of_union["denoised"],
+    }
+    names = pool.split("/") if isinstance(pool, str) else pool
+    maps = [known[name]() for name in names]
+    signed = [not name.startswith("unioncam") for name in names]
+    maps = [m.clamp(min=0) if clip else m for m, clip in zip(maps, signed, strict=True)]
+    maps = [scaled(m, size) for m in maps]
+
+    def beta(m):
+        shown = f(net, masked(x, min_max(upsample(m, size)), baselines), target)
+        return shown - f(net, masked(x, torch.zeros(size, dtype=x.dtype), baselines), target)
+
+    candidates = list(maps)
+    for i in range(len(maps) * unions):
+        for j in range(i + 1, len(maps)):
+            b, c = beta(maps[i]), beta(maps[j])
+            united = scaled((b * maps[i] + c * maps[j]).clamp(min=0), size)
+            adds = max(b, c) > 0 and maps[i].any() and maps[j].any()
+            candidates.append(united if adds else united * 0)
+    hidden = {"black": baselines, "blur": blurred(x), "noise": noise(x)}
+
+    def S(m):
+        if not m.any():
+            return -math.inf
+        if criterion == "beta":
+            return beta(m)
+        order, total = ranks(upsample(m, size)), 0.0
+        for a in areas:
+            count = round(a * order.numel())
+            shown = (order > 1 - (count - 0.5) / (order.numel() - 1)).to(x.dtype)
+            for name in backgrounds:
+                if criterion != "drop_at_area":
+                    total += f(net, masked(x, shown, hidden[name]), target)
+                if criterion != "keep_at_area":
+                    total -= f(net, masked(x, 1 - shown, hidden[name]), target)
+        return total
+
+    return max(candidates, key=S)
+
+
 ORACLES = {
     "opticam": Oracle(
         LayerOptiCAM,
@@ -229,6 +292,18 @@ ORACLES = {
             {"grid": 1, "steps": 2, "pairs": 3, "seed": 7, "baselines": 0.25},
             {"start": "denoised", "backgrounds": ("blur", "noise", "black"), "grid": 5},
             {"score": "logit", "backgrounds": ("noise",), "steps": 3},
+        ],
+    ),
+    "selectedcam": Oracle(
+        LayerSelectedCAM,
+        selected_cam,
+        [
+            {},
+            {"pool": ("gradcam", "unioncam"), "criterion": "keep_at_area", "areas": (0.25,)},
+            {"pool": "unioncam/layercam", "unions": False},
+            {"pool": "layercam/unioncam.region/scorecam", "criterion": "drop_at_area"},
+            {"pool": ("unioncam.region", "unioncam.denoised"), "criterion": "beta"},
+            {"score": "logit", "baselines": -0.5, "backgrounds": ("noise",)},
         ],
     ),
 }
