@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -433,3 +434,33 @@ def test_compiled_and_frozen():
     expected = LayerScoreCAM(net, layer).attribute(x, 1)
     attr = LayerScoreCAM(net, layer).attribute(x, 1, scorer="compiled")
     torch.testing.assert_close(attr, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_torch_is_quiet_beside_threads_of_a_runtime(fails):
+    net, layer, x = network()
+    seen = []
+
+    class Runtime:
+        has_threads = True
+
+        def __call__(self, rows):
+            seen.append(torch.get_num_threads())
+            if fails and len(seen) > 1:
+                raise KeyError("the runtime")
+            return net(rows)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyError) if fails else nullcontext():
+            LayerScoreCAM(net, layer).attribute(x, 1, scorer=Runtime(), perturbations_per_eval=4)
+        assert set(seen) == {1}
+        assert len(seen) > 1
+        assert torch.get_num_threads() == 2
+        seen.clear()
+        Runtime.has_threads, fails = False, False
+        LayerScoreCAM(net, layer).attribute(x, 1, scorer=Runtime())
+        assert set(seen) == {2}
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,7 @@
 """Rows of changed inputs, streamed through the network in full chunks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,14 +103,15 @@ class RowStream:
     ) -> Any:
         """Run inputs through a callable; they are made anew, since it may begin in place."""
         arguments = tuple(self.request.argument(argument, rows) for argument in self.request.extra)
-        try:
-            return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
-        except RuntimeError as error:
-            # A network that flattens with `view` needs rows laid out one after the other.
-            if not (self.channels_last and any(text in str(error) for text in VIEW_ERRORS)):
-                raise
-            self.channels_last = False
-            return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
+        with one_thread_beside(scorer):
+            try:
+                return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
+            except RuntimeError as error:
+                # A network that flattens with `view` needs rows laid out one after the other.
+                if not (self.channels_last and any(text in str(error) for text in VIEW_ERRORS)):
+                    raise
+                self.channels_last = False
+                return run_forward(scorer, self._laid_out(make(), scorer), None, arguments)
 
     def _laid_out(
         self, inputs: tuple[Tensor, ...], scorer: Callable[..., Any]
@@ -123,6 +125,24 @@ class RowStream:
             )
             for x in inputs
         )
+
+
+@contextmanager
+def one_thread_beside(scorer: Callable[..., Any]) -> Iterator[None]:
+    """Let torch work in one thread within the block, if the scorer runs in threads of its own.
+
+    Torch's other threads spin for a while after each operation, on processors that the scorer's
+    then lack.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not getattr(scorer, "has_threads", False):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def own_rows(elements: int, device: torch.device) -> int:

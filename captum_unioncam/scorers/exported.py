@@ -180,7 +180,8 @@ def onnxruntime(
 
     return Scorer(
         "onnxruntime", model, make,
-        rows=rows or rows_for(signature), channels_last=False, tolerance=tolerance,
+        rows=rows or rows_for(signature), channels_last=False,
+        tolerance=tolerance, has_threads=True,
     )  # fmt: skip
 
 
@@ -256,7 +257,8 @@ def openvino(
 
     return Scorer(
         name, model, make,
-        rows=rows or rows_for(signature), channels_last=False, tolerance=tolerance,
+        rows=rows or rows_for(signature), channels_last=False,
+        tolerance=tolerance, has_threads=True,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class Scorer:
         rows (int, optional): rows of a forward that it runs best; None for the number that the
             engine chooses.
         channels_last (bool): whether it takes images channels-last, or in the usual layout.
+        has_threads (bool): whether it runs in threads of its own, not in torch's.
         tolerance (float): how far its scores may be from the model's, as a part of the largest.
         deviation (float, optional): how far they were on the inputs of the last call; None before
             the first.
@@ -54,6 +55,7 @@ class Scorer:
         rows: int | None,
         channels_last: bool,
         tolerance: float,
+        has_threads: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -66,6 +68,7 @@ class Scorer:
             raise ValueError(f"rows must be at least 1, got {rows}")
         self.name, self.model, self.rows = name, model, rows
         self.channels_last, self.tolerance = channels_last, tolerance
+        self.has_threads = has_threads
         self.deviation: float | None = None
         self._make = make
         self._state: tuple[Any, ...] = ()
