@@ -1,6 +1,7 @@
 """Slices of volumes and moving pictures, against overlays of each slice alone."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +72,46 @@ def test_moving_pictures_hold_every_frame(tmp_path, suffix):
     assert np.abs(frames[0] - wanted(0)[0]).mean() < other / 2
 
 
+def test_an_mp4_holds_every_frame(tmp_path):
+    av = pytest.importorskip("av", reason="PyAV, which the extra video brings, is not installed")
+    path = tmp_path / "video.mp4"
+    animate(VIDEO, CAM, path, fps=4)
+    with av.open(str(path)) as file:
+        [stream] = file.streams
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.average_rate, stream.frames) == (4, 5)
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in file.decode(stream)]
+    assert len(frames) == 5
+    for frame, drawn in zip(frames, wanted(0), strict=True):
+        # Noise is what H.264 is worst at: it halves the resolution of colours.
+        off = [np.abs(frame.mean(2) - other.mean(2)).mean() for other in wanted(0)]
+        assert np.abs(frame.mean(2) - drawn.mean(2)).mean() == min(off) < 12
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_an_mp4_of_odd_sides_repeats_the_last_row_and_column(tmp_path):
+    av = pytest.importorskip("av", reason="PyAV, which the extra video brings, is not installed")
+    path = tmp_path / "video.mp4"
+    grey = torch.linspace(0, 1, 33).expand(4, 21, 33)
+    animate(grey, CAM, path, opacity=0)
+    with av.open(str(path)) as file:
+        frame = next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    assert frame.shape == (22, 34, 3)
+    padded = torch.cat([grey[0], grey[0, :, -1:]], dim=1)
+    wanted = 255 * torch.cat([padded, padded[-1:]]).numpy()
+    assert np.abs(frame.mean(2) - wanted).max() < 8
+
+
+def test_without_pyav_an_mp4_is_an_error_that_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"before")
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "captum-unioncam\[video\]", or wr'):
+        animate(VIDEO, CAM, path)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
 def test_grey_volumes_and_bytes():
     grey = VIDEO[:1]
     for volume in (grey, grey[0], grey[None], grey[0].numpy()):
@@ -111,5 +152,5 @@ def test_bad_input_of_one_alone(tmp_path):
         slices(VIDEO, CAM, count=0)
     with pytest.raises(ValueError, match="fps must be .* at least 1 and at most 50"):
         animate(VIDEO, CAM, tmp_path / "video.gif", fps=0)
-    with pytest.raises(ValueError, match=r"video.mp4: end the file in one of .gif, .png, .webp"):
-        animate(VIDEO, CAM, tmp_path / "video.mp4")
+    with pytest.raises(ValueError, match=r"video.avi: end the file in one of .gif, .mp4, .png"):
+        animate(VIDEO, CAM, tmp_path / "video.avi")

@@ -151,9 +151,9 @@ def boxes(
                               [2, 0, 3, 1]]), scores=tensor([0.7000, 0.2000]))
     """
     pixels, (heat, seen), _ = _regions(cam, picture, threshold, preprocess, largest=largest)
-    values = (heat * seen).double().numpy()
+    values, total = heat.numpy(), float((heat * seen).sum(dtype=torch.float64))
     found = _measure().regionprops(_labels(pixels))
-    parts = [values[region.slice][region.image].sum() / values.sum() for region in found]
+    parts = [values[one.slice][one.image].sum(dtype=np.float64) / total for one in found]
     order = sorted(range(len(found)), key=lambda n: -parts[n])
     corners = [[found[n].bbox[axis] for axis in (1, 0, 3, 2)] for n in order]
     return Boxes(

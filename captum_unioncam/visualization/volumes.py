@@ -1,5 +1,7 @@
 """Maps of volumes and videos: slices or frames in a figure, and moving pictures."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = Tensor | NDArray[Any]
-MOVING = (".gif", ".png", ".webp")
+MOVING = (".gif", ".mp4", ".png", ".webp")
 
 
 def slices(
@@ -95,20 +97,22 @@ def animate(
     opacity: float = OPACITY,
     colormap: str = HEAT,
 ) -> None:
-    """Write a video, or the slices of a volume, under its map as a moving picture that repeats.
+    """Write a video, or the slices of a volume, under its map as a moving picture.
 
     Args:
         video (Tensor or ndarray): as in `slices`: (3 or 1, T, H, W) or (T, H, W).
         cam (Tensor or ndarray): one map, (t, h, w), also with leading 1s.
-        path (str or Path): the file to write, ending in .gif, .webp or .png (animated PNG). A GIF
-            has 256 colours in every frame.
+        path (str or Path): the file to write, ending in .gif, .webp, .png (animated PNG), which
+            repeat, or .mp4, which plays once. A GIF has 256 colours in every frame. An MP4 (H.264)
+            is compressed with a loss; its sides are even, where need be by a repeated row or
+            column.
         axis (int, optional): 0 for frames along T (or D), 1 along H, 2 along W. Default: 0
         fps (float, optional): frames per second, from 1 to 50. Default: 8
         opacity (float, optional): as in `slices`. Default: 0.55
         colormap (str, optional): one of matplotlib's. Default: "turbo"
 
     Raises:
-        ModuleNotFoundError: without the extra ``demo``.
+        ModuleNotFoundError: without the extra ``demo``, or for an .mp4 ``video``.
         TypeError: if an argument is of the wrong kind.
         ValueError: if an argument is out of range, or the map or the video hold NaN or infinity.
 
@@ -127,14 +131,38 @@ def animate(
     check_number("fps", fps, least=1, most=50)
     check_number("opacity", opacity, least=0, most=1)
     pixels, heat = _cut(video, cam, axis)
-    drawn = zip(pixels, heat, strict=True)
-    first, *others = [as_image(_blended(p, h, opacity, colormap)) for p, h in drawn]
+    frames = [_blended(p, h, opacity, colormap) for p, h in zip(pixels, heat, strict=True)]
+    save = _save_mp4 if path.suffix.lower() == ".mp4" else _save_repeating
     with written_whole(path) as partial:
-        # WebP alone loses something otherwise.
-        first.save(
-            partial, save_all=True, append_images=others, duration=round(1000 / fps), loop=0,
-            lossless=True,
-        )  # fmt: skip
+        save(partial, frames, fps)
+
+
+def _save_repeating(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:
+    first, *others = map(as_image, frames)
+    # WebP alone loses something otherwise.
+    first.save(
+        path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0,
+        lossless=True,
+    )  # fmt: skip
+
+
+def _save_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:
+    try:
+        import av
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f'an .mp4 needs PyAV ({error}): pip install "captum-unioncam[video]", or write a .gif'
+        ) from error
+    height, width = frames[0].shape[:2]
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        # What every player knows halves the colours' height and width, which must then be even.
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        stream.width, stream.height = width + width % 2, height + height % 2
+        for pixels in frames:
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        file.mux(stream.encode(None))
 
 
 def _blended(
