@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = "captum_unioncam"
 ROOT = Path(__file__).parents[1]
-SHIPPED_AS_SOURCE = (".ci", ".github", "benchmarks", "docs", "tests", "tutorials")
+SHIPPED_AS_SOURCE = (".ci", ".github", "benchmarks", "docs", "spaces", "tests", "tutorials")
 
 
 def files_below(folder: str) -> set[str]:
@@ -26,7 +26,8 @@ def main(dist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {name for folder in (PACKAGE, *SHIPPED_AS_SOURCE) for name in files_below(folder)}
-    wanted |= {path.name for path in ROOT.glob("*.md")} | {"conftest.py", "pyproject.toml"}
+    wanted |= {path.name for path in ROOT.glob("*.md")}
+    wanted |= {"Dockerfile", "conftest.py", "pyproject.toml"}
     if wanted - held:
         sys.exit(f"{sdist.name} lacks {sorted(wanted - held)}")
     print(f"{wheel.name}: {len(names)} files, all of {PACKAGE}/")

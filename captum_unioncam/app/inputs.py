@@ -104,6 +104,9 @@ def _network(settings: Settings) -> tuple[str, str]:
         known.append(OTHER)
     label = {"demo": "demo (EfficientNet-Lite0)"}
     model = st.selectbox("Network", known, format_func=lambda name: label.get(name, name))
+    # Not every version of Streamlit refuses what no page offers.
+    if model not in known:
+        raise ValueError(f"{model} is none of the networks to choose from.")
     if model != OTHER:
         return model, settings.weights if model == settings.models[0] else "DEFAULT"
     typed = st.text_input(
@@ -141,9 +144,11 @@ def _classes(loaded: Loaded, picture: Picture, network: tuple[str, str]) -> tupl
     kept = st.session_state.setdefault("probabilities", {})
     key = (picture.digest, *network)
     if key not in kept:
-        with work.my_turn(lambda: None):
+        place = st.empty()
+        with work.my_turn(lambda: place.caption(work.WAITING)):
             # Only the latest: what was chosen of other pictures is chosen anew.
             st.session_state.probabilities = kept = {key: work.probabilities(loaded, picture)}
+        place.empty()
     found: Tensor = kept[key]
     if found.numel() == 1:
         st.caption(f"{loaded.network.class_name(0)}: {float(found):.3g}")

@@ -7,21 +7,25 @@ from collections import OrderedDict
 import streamlit as st
 
 from captum_unioncam.app import inputs, panels
-from captum_unioncam.app.choices import Choice, settings_of
-from captum_unioncam.app.work import Result, explained, my_turn, time_left
+from captum_unioncam.app.choices import Choice, Settings, settings_of
+from captum_unioncam.app.work import WAITING, Result, explained, my_turn, time_left
 
 TITLE = "What did the network look at?"
 # Results that a page keeps; earlier ones are made again.
 KEPT = 8
 
 
-def page() -> None:
-    """Show the page."""
+def page(settings: Settings) -> None:
+    """Show the page.
+
+    Args:
+        settings (Settings): what the app was started with.
+    """
     st.set_page_config(page_title="UnionCAM", page_icon="🔥", layout="wide")
     st.title(TITLE)
     results: OrderedDict[Choice, Result] = st.session_state.setdefault("results", OrderedDict())
     try:
-        wanted = inputs.wanted(settings_of(sys.argv[1:]))
+        wanted = inputs.wanted(settings)
     # One sentence says what was wrong; the widgets stay, to put it right.
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         st.error(_sentence(error))
@@ -53,7 +57,7 @@ def _explain(wanted: inputs.Wanted, results: "OrderedDict[Choice, Result]") -> N
         bar.progress(min(0.99, done / total), text)
 
     try:
-        with my_turn(lambda: bar.progress(0.0, "waiting for another page to finish")):
+        with my_turn(lambda: bar.progress(0.0, WAITING)):
             began = time.monotonic()
             made = explained(wanted.loaded, wanted.picture, wanted.choice, tell)
     # The choice may be to blame, and another one can be explained.
@@ -77,4 +81,4 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    page()
+    page(settings_of(sys.argv[1:]))

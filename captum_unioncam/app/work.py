@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 720
 # Pages of one process take turns: two at once would take as long, and mix their warnings.
 TURN = threading.Lock()
+WAITING = "waiting for another page to finish"
 
 
 @dataclass(frozen=True)
