@@ -15,7 +15,7 @@ from PIL import Image
 
 from captum_unioncam import METHODS
 from captum_unioncam.commands import app as command
-from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.vision.pictures import PictureError
 from captum_unioncam.visualization import boxes
 from tests.test_cli import run

@@ -16,7 +16,7 @@ from captum_unioncam.benchmark.report import means_table, write_report
 from captum_unioncam.benchmark.rows import appending
 from captum_unioncam.benchmark.settings import keep
 from captum_unioncam.benchmark.table import Estimate, resampled, table_of
-from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.metrics import METRICS, metric_of
 from tests.test_benchmark_rows import SETTINGS
 

@@ -24,7 +24,7 @@ from captum_unioncam import (
     compare,
     metrics,
 )
-from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.method_spec import parse_spec
 from tests.methods import QUICK
 from tests.networks import NETWORKS
 from tests.test_forwards import counting
@@ -51,9 +51,9 @@ def test_maps_are_those_of_the_methods_alone(x):
     assert list(result.maps) == names
     for name in names:
         method, options = METHODS[name], dict(QUICK.get(name, {}))
-        if name != "rise" and not getattr(method.cls, "is_scaled", False):
+        if method.needs_layer and not getattr(method.cls, "is_scaled", False):
             options["relu_attributions"] = True
-        if "baselines" in method.options and name != "groupcam":
+        if "baselines" in method.options and not getattr(method.cls, "brings_baselines", False):
             options["baselines"] = 0.25
         made = method.cls(net, layer) if method.needs_layer else method.cls(net)
         alone = made.attribute(x, [1, 2], **options).detach()

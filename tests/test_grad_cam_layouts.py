@@ -6,7 +6,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from captum_unioncam import compare
-from captum_unioncam.comparison.grad_cam import LaidOutGradCAM
+from captum_unioncam.methods.grad_cam import LaidOutGradCAM
 
 
 class Net(nn.Module):

@@ -13,10 +13,10 @@ from captum_unioncam import (
     LayerUnionCAM,
     compare,
 )
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import Budget
 from captum_unioncam.engine.layer_state import measure_layer
 from captum_unioncam.engine.request import checked_request
+from captum_unioncam.methods.method_spec import parse_spec
 from tests.networks import NETWORKS, images, seeded
 from tests.test_forwards import counting
 

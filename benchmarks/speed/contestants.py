@@ -14,11 +14,11 @@ from torch import Tensor
 from benchmarks.speed.settings import SpeedSettings
 from benchmarks.speed.speed_run import Batch, SpeedRun
 from captum_unioncam.comparison.compare import DEFAULT_METRICS, compare
-from captum_unioncam.comparison.compared_methods import ComparedMethod, compared_methods_of
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.comparison.result import Comparison
 from captum_unioncam.engine import NamedScorer
 from captum_unioncam.engine.cost import measured_cost
+from captum_unioncam.methods.compared_methods import ComparedMethod, compared_methods_of
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.metrics import METRICS
 
 LIMIT = "the limit"

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from captum_unioncam.benchmark.options import command_words, option
-from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.engine.arguments import check_choice, check_number
+from captum_unioncam.methods.method_spec import parse_spec, parts
 
 DTYPES = ("float32", "tf32", "bfloat16")
 BESIDE = {

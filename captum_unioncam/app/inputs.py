@@ -18,7 +18,7 @@ from captum_unioncam.app.choices import (
 )
 from captum_unioncam.app.work import Loaded
 from captum_unioncam.baselines import BASELINES
-from captum_unioncam.comparison.method_spec import parse_spec, parts
+from captum_unioncam.methods.method_spec import parse_spec, parts
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.scorers import BUILDERS, is_installed

@@ -4,9 +4,9 @@ import inspect
 from typing import Any
 
 from captum_unioncam.app.work import Result
-from captum_unioncam.comparison.compared_methods import compared_methods_of
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import ClassActivationMap
+from captum_unioncam.methods.compared_methods import compared_methods_of
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.methods.registry import METHODS
 
 
@@ -29,7 +29,7 @@ def code_of(result: Result, method: str, number: int) -> str:
         module = "captum.attr"
         # Captum's reads tokens and channels last as if they were maps.
         if not _is_captums(result, method, number):
-            module, made = "captum_unioncam.comparison.grad_cam", "LaidOutGradCAM"
+            module, made = "captum_unioncam.methods.grad_cam", "LaidOutGradCAM"
     elif module.startswith("captum_unioncam."):
         module = "captum_unioncam"
     imports = [f"from {module} import {made}"]

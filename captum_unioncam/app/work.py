@@ -18,8 +18,8 @@ from captum_unioncam.commands.chosen_target import ChosenTarget
 from captum_unioncam.commands.explain import masks_with_every_channel
 from captum_unioncam.commands.record import record_of_picture, record_of_run
 from captum_unioncam.commands.session import Session
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import NamedScorer
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.scorers.scorer import rows_told
 from captum_unioncam.vision.geometry import box_steps
 from captum_unioncam.vision.networks import (

@@ -15,8 +15,8 @@ from captum_unioncam.benchmark.presets import needs_boxes, needs_mosaics, needs_
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.comparison.compare import compare
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.comparison.result import COSTS, Comparison
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import metric_of
 from captum_unioncam.metrics.common import prepared_maps

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from captum_unioncam.benchmark.presets import REFERENCE, needs_mosaics
 from captum_unioncam.benchmark.rows import Row
 from captum_unioncam.benchmark.settings import Settings
-from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.metrics import metric_of
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from captum_unioncam.baselines import BASELINES
-from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.layer_fusion import FUSES
+from captum_unioncam.methods.method_spec import parts
 from captum_unioncam.scorers import BUILDERS
 
 

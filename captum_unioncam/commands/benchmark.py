@@ -8,9 +8,9 @@ from captum_unioncam.benchmark.options import add_options
 from captum_unioncam.benchmark.presets import PRESETS, labelled, needs_boxes
 from captum_unioncam.benchmark.settings import Settings
 from captum_unioncam.commands.arguments import add_network, add_scorer
-from captum_unioncam.comparison.method_spec import parts
 from captum_unioncam.engine.arguments import check_number
 from captum_unioncam.engine.randomness import check_seed
+from captum_unioncam.methods.method_spec import parts
 from captum_unioncam.metrics import metric_of
 
 DEFAULT_PRESET = "table1"

@@ -24,10 +24,10 @@ from captum_unioncam.commands.session import (
     checked_metrics,
     load_session,
 )
-from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import summary_of, write_rows
 from captum_unioncam.comparison.text import scorers_told
 from captum_unioncam.files import written_whole
+from captum_unioncam.methods.method_spec import parse_spec, parts
 from captum_unioncam.methods.selected_cam import CRITERIA
 from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
 

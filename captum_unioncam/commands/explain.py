@@ -8,8 +8,8 @@ import argparse
 from captum_unioncam.commands.arguments import add_pictures, add_scorer
 from captum_unioncam.commands.compare import compare_pictures
 from captum_unioncam.commands.overlays import Overlay
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import check_percent
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.visualization import Threshold
 from captum_unioncam.visualization.regions import check_threshold

@@ -13,7 +13,7 @@ from torch import nn
 
 from captum_unioncam import __version__
 from captum_unioncam.commands.session import Session
-from captum_unioncam.comparison.method_spec import parse_spec
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.methods.registry import METHODS
 
 if TYPE_CHECKING:

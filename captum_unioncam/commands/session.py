@@ -12,13 +12,13 @@ from torch import nn
 from captum_unioncam.baselines import named_baseline
 from captum_unioncam.commands.chosen_target import ChosenTarget, chosen_target
 from captum_unioncam.comparison.compare import compare
-from captum_unioncam.comparison.compared_methods import compared_methods_of
-from captum_unioncam.comparison.grad_cam import LaidOutGradCAM
-from captum_unioncam.comparison.method_spec import parse_spec, parts
 from captum_unioncam.comparison.result import summary_of
 from captum_unioncam.comparison.text import aligned, numbers_of, rows_table
 from captum_unioncam.engine import ClassActivationMap, NamedScorer
 from captum_unioncam.layer_fusion import Fuse, MultiLayer
+from captum_unioncam.methods.compared_methods import compared_methods_of
+from captum_unioncam.methods.grad_cam import LaidOutGradCAM
+from captum_unioncam.methods.method_spec import parse_spec, parts
 from captum_unioncam.methods.registry import METHODS
 from captum_unioncam.methods.selected_cam import Criterion
 from captum_unioncam.metrics import metric_of

@@ -9,14 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_unioncam.comparison.compared_methods import (
-    ComparedMethod,
-    Explainer,
-    Methods,
-    compared_methods_of,
-    forward_func_of,
-    keywords_of,
-)
 from captum_unioncam.comparison.data import Measured
 from captum_unioncam.comparison.grad_cam import LayersOfGradCAM
 from captum_unioncam.comparison.result import Comparison
@@ -34,6 +26,14 @@ from captum_unioncam.engine.target_scores import (
     check_output,
     output_as_read,
     parse_target,
+)
+from captum_unioncam.methods.compared_methods import (
+    ComparedMethod,
+    Explainer,
+    Methods,
+    compared_methods_of,
+    forward_func_of,
+    keywords_of,
 )
 from captum_unioncam.methods.selected_cam import CRITERIA, Criterion, LayerSelectedCAM
 from captum_unioncam.metrics import SharedScores, metric_of

@@ -1,4 +1,4 @@
-"""Grad-CAM where Captum's takes positions for channels: on tokens and channels last."""
+"""Which Grad-CAM a comparison takes: Captum's, or one that reads tokens and channels last."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,23 +7,9 @@ from typing import Any
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from captum_unioncam.engine import ClassActivationMap, LayerState, weighted_sum
 from captum_unioncam.engine.layout import Layout
 from captum_unioncam.engine.layout_finding import ShapesSeen, find_layout
-from captum_unioncam.methods.registry import GRAD_CAM
-
-
-class LaidOutGradCAM(ClassActivationMap):
-    r"""Grad-CAM on any layout: :math:`L = \sum_k \bar{W}_k A_k`, with the mean over positions.
-
-    On maps (N, C, \*spatial) it is Captum's, which reads every layer so.
-    """
-
-    name, source = GRAD_CAM.title, GRAD_CAM.source
-
-    def cam(self, state: LayerState) -> Tensor:
-        """Return the map of one layer tensor."""
-        return weighted_sum(state.gradients.flatten(2).mean(2), state.activations)
+from captum_unioncam.methods.grad_cam import LaidOutGradCAM
 
 
 class LayersOfGradCAM:

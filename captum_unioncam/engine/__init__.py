@@ -14,6 +14,7 @@ from captum_unioncam.engine.cam import (
 )
 from captum_unioncam.engine.captum_compat import BaselineType, TargetType
 from captum_unioncam.engine.feature_scoring import FeatureScores
+from captum_unioncam.engine.input_map import InputMap
 from captum_unioncam.engine.layer_state import LayerState, measure_inputs
 from captum_unioncam.engine.layout import Layout, LayoutOption, parse_layout
 from captum_unioncam.engine.maps import (
@@ -61,6 +62,7 @@ __all__ = [
     "FeatureScores",
     "Forwards",
     "GradKwargs",
+    "InputMap",
     "InputOptions",
     "Inputs",
     "LayerOptions",

@@ -1,7 +1,7 @@
 """Maps as an order of pixels: masks of equal area, and ranks in place of values."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -97,6 +97,14 @@ def pixels_of(areas: Any, pixels: int) -> list[int]:
             )
         counts.append(count)
     return counts
+
+
+def check_areas(name: str, areas: Any) -> None:
+    """Raise unless `areas` are shares of the pixels; of how many the inputs tell later."""
+    pixels_of(areas, 10**9)
+
+
+Areas = Annotated[Sequence[float], check_areas]
 
 
 def rank_maps(maps: Tensor, seed: Seed = 0) -> Tensor:

@@ -12,6 +12,12 @@ from torch import Tensor
 
 from captum_unioncam.engine import ClassActivationMap, LayerState, Score
 from captum_unioncam.engine.given_maps import check_map, given_maps
+from captum_unioncam.methods.compared_methods import (
+    ComparedMethod,
+    Explainer,
+    compared_methods_of,
+)
+from captum_unioncam.methods.grad_cam import LaidOutGradCAM
 
 Pool = str | Sequence[Any] | Mapping[str, Any]
 
@@ -29,9 +35,6 @@ def pool_of(pool: Any, method: ClassActivationMap) -> dict[str, Any]:
         TypeError: if a member is none of these.
         ValueError: if there is none, or a name, part or option is unknown.
     """
-    # What compares methods names them through the registry, which this method is in itself.
-    from captum_unioncam.comparison.compared_methods import ComparedMethod, compared_methods_of
-
     if isinstance(pool, str):
         pool = pool.split("/")
     if isinstance(pool, Tensor) or not isinstance(pool, Mapping | Sequence):
@@ -63,8 +66,6 @@ def _reading(member: Any) -> Any:
 
     Captum's would run the clean inputs again, and takes every layer's tensor for maps.
     """
-    from captum_unioncam.comparison.grad_cam import LaidOutGradCAM
-
     own: Any = getattr(member, "attribution", None)
     if type(own) is not LayerGradCam or member.options:
         return member
@@ -80,8 +81,6 @@ def pool_maps(state: LayerState, members: Mapping[str, Any], method: ClassActiva
     Raises:
         ValueError: if a member does not give one map for each example, of the layer's rank.
     """
-    from captum_unioncam.comparison.compared_methods import ComparedMethod, Explainer
-
     request = state.request
     own_score: Score | None = request.score if request.score != method.default_score else None
     rows = request.rows_per_forward

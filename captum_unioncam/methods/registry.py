@@ -1,11 +1,9 @@
 """The family: every method, by the name that commands and specs use."""
 
-import inspect
-from typing import Any, NamedTuple
-
 from captum.attr import LayerGradCam
 
-from captum_unioncam.engine.cam import ONE_FORWARD, ClassActivationMap, Forwards, Source
+from captum_unioncam.engine import ClassActivationMap, InputMap
+from captum_unioncam.engine.cam import ONE_FORWARD
 from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus
 from captum_unioncam.methods.augmented_grad_cam import LayerAugmentedGradCAM
@@ -14,6 +12,7 @@ from captum_unioncam.methods.fd_cam import LayerFDCAM
 from captum_unioncam.methods.feature_cam import LayerFeatureCAM
 from captum_unioncam.methods.fimf_score_cam import LayerFIMFScoreCAM
 from captum_unioncam.methods.fusion_cam import LayerFusionCAM
+from captum_unioncam.methods.grad_cam import LaidOutGradCAM
 from captum_unioncam.methods.grad_cam_plus_plus import LayerGradCAMPlusPlus
 from captum_unioncam.methods.grad_plus_plus_score_cam import LayerGradPlusPlusScoreCAM
 from captum_unioncam.methods.group_cam import LayerGroupCAM
@@ -22,6 +21,7 @@ from captum_unioncam.methods.integrated_grad_cam import LayerIntegratedGradCAM
 from captum_unioncam.methods.is_cam import LayerISCAM
 from captum_unioncam.methods.layer_cam import LayerCAM
 from captum_unioncam.methods.legrad import LayerLeGrad
+from captum_unioncam.methods.method import METHODS, Method
 from captum_unioncam.methods.opti_cam import LayerOptiCAM
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
@@ -37,47 +37,18 @@ from captum_unioncam.methods.vit_recipro_cam import LayerViTReciproCAM
 from captum_unioncam.methods.xgrad_cam import LayerXGradCAM
 
 
-class Method(NamedTuple):
-    """A method of the family, with what the command line, the documents and the tests need of it.
-
-    Attributes:
-        title (str): its readable name.
-        cls (type): its class.
-        source (Source): who published it where, and what its definition was taken from.
-        needs_gradients (bool): whether it runs a backward.
-        forwards (Forwards): rows forwarded per example.
-    """
-
-    title: str
-    cls: type[Any]
-    source: Source
-    needs_gradients: bool
-    forwards: Forwards
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether its class is made with a layer."""
-        return "layer" in inspect.signature(self.cls).parameters
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword-only parameters of `attribute` and their defaults."""
-        parameters = inspect.signature(self.cls.attribute).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _own(cls: type[ClassActivationMap] | type[RISE]) -> Method:
+def _own(cls: type[ClassActivationMap] | type[InputMap]) -> Method:
     return Method(cls.name, cls, cls.source, cls.needs_gradients, cls.forwards)
 
 
 GRAD_CAM = Method(
-    "Grad-CAM",
+    LaidOutGradCAM.name,
     LayerGradCam,
-    Source("Selvaraju et al., ICCV", 2017, "https://arxiv.org/abs/1610.02391", "authors' code"),
+    LaidOutGradCAM.source,
     True,
     ONE_FORWARD,
 )
-METHODS: dict[str, Method] = {
+METHODS |= {
     "cam": _own(LayerOriginalCAM),
     "gradcam": GRAD_CAM,
     "gradcam++": _own(LayerGradCAMPlusPlus),

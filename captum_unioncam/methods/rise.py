@@ -1,18 +1,18 @@
 """RISE: randomised input sampling for explanation (Petsiuk, Das, Saenko, BMVC 2018)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-from captum.attr import PerturbationAttribution
 from torch import Tensor
 from typing_extensions import Unpack
 
 from captum_unioncam.engine import (
     Count,
     Forwards,
+    InputMap,
     InputOptions,
     Inputs,
     Request,
@@ -25,14 +25,13 @@ from captum_unioncam.engine import (
     measure_inputs,
     resize,
 )
-from captum_unioncam.engine.cam import as_captums, by_name, prepared
 
 Probability = Annotated[float, partial(check_number, above=0, most=1)]
 # Elements of masks that are held at once when they are summed: 32 masks of 224 x 224.
 SLICE_ELEMENTS = 32 * 224 * 224
 
 
-class RISE(PerturbationAttribution):
+class RISE(InputMap):
     r"""RISE: random masks of the input, averaged with the scores of what they leave visible.
 
     .. math::
@@ -69,29 +68,6 @@ class RISE(PerturbationAttribution):
         "Petsiuk et al., BMVC", 2018, "https://arxiv.org/abs/1806.07421", "authors' code"
     )
     forwards = Forwards("1 + masks", 6001)
-    needs_gradients = False
-    default_score = "probability"
-    brings_baselines = False
-
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
-        r"""Name the model.
-
-        Args:
-            forward_func (Callable or torch.nn.Module): the model, or any function of it that
-                returns one row of scores per example. A module, its bound method or a partial
-                of it is explained in evaluation mode; behind any other function the model must
-                be in evaluation mode already.
-        """
-        super().__init__(forward_func)
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the method's name as progress bars and tables show it."""
-        return "RISE"
-
-    def attribute_future(self) -> None:
-        """Not available: forwards run one after the other."""
-        raise NotImplementedError("attribute_future is not implemented for RISE")
 
     def attribute(
         self,
@@ -124,10 +100,9 @@ class RISE(PerturbationAttribution):
             ValueError: if an argument is out of range or of the wrong shape, no input can be
                 masked, or values are not finite.
         """
-        request, own, _ = prepared(self, None, by_name(locals()))
-        return self._map(request, **own)
+        return self.explain(locals())
 
-    def _map(
+    def map(
         self, request: Request, n_masks: Count, cells: Count, keep: Probability, seed: Seed
     ) -> Tensor:
         with measure_inputs(request) as scorer:
@@ -184,6 +159,3 @@ def _draw(n_masks: int, cells: int, keep: float, dims: int, seed: Seed) -> _Draw
     grids = torch.rand(shape, generator=generator, dtype=torch.float64) < keep
     offsets = torch.rand((n_masks, dims), generator=generator, dtype=torch.float64)
     return _Drawn(grids, offsets)
-
-
-as_captums(RISE)

@@ -1,8 +1,8 @@
 """Selected CAM: the best of a pool of attributions and of the unions of its pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from captum_unioncam.engine import (
     TargetType,
 )
 from captum_unioncam.engine.area_scores import area_masks, area_scores
-from captum_unioncam.engine.areas import pixels_of
+from captum_unioncam.engine.areas import Areas
 from captum_unioncam.engine.cam import Prepared, by_name
 from captum_unioncam.engine.locks import exclusive_use
 from captum_unioncam.methods.pool import Pool, pool_maps, pool_of
@@ -29,14 +29,6 @@ from captum_unioncam.methods.union_cam import unite
 
 Criterion = Literal["keep_less_drop_at_area", "keep_at_area", "drop_at_area", "beta"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-
-
-def check_areas(name: str, areas: Any) -> None:
-    """Raise unless `areas` are shares of the pixels; of how many the inputs tell later."""
-    pixels_of(areas, 10**9)
-
-
-Areas = Annotated[Sequence[float], check_areas]
 
 
 class SelectedCAMDetails(NamedTuple):

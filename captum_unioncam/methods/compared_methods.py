@@ -11,14 +11,14 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_unioncam.comparison.method_spec import parse_spec
 from captum_unioncam.engine import ClassActivationMap
 from captum_unioncam.engine.arguments import closest, parse_baselines
 from captum_unioncam.engine.callable_targets import is_callable_target
 from captum_unioncam.engine.layer_state import LayerState, SharedMeasurements, measure_layer
 from captum_unioncam.engine.request import Request, copied
 from captum_unioncam.engine.target_scores import parse_target
-from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.methods.method import METHODS
+from captum_unioncam.methods.method_spec import parse_spec
 from captum_unioncam.targets import ScoredModel
 
 Methods = Mapping[str, Any] | Sequence[Any]

@@ -4,7 +4,7 @@ import ast
 from typing import Any, NamedTuple
 
 from captum_unioncam.engine.arguments import closest
-from captum_unioncam.methods.registry import METHODS
+from captum_unioncam.methods.method import METHODS
 
 
 class Spec(NamedTuple):
@@ -91,5 +91,6 @@ def parts(text: str) -> list[str]:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    # It documents them all.
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
