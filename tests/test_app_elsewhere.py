@@ -1,5 +1,6 @@
 """The app in a Space and in a container, and the first notebook in Colab: what starts there."""
 
+import argparse
 import importlib
 import json
 import re
@@ -9,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import run, small_network
+from tests.test_cli import small_network
 
 pytest.importorskip("streamlit", reason="the extra app is not installed")
 
 import streamlit as st
 from streamlit.testing.v1 import AppTest
-from streamlit.web import cli as streamlit_cli
 
 from captum_unioncam.app import work
+from captum_unioncam.commands import app as command
 from captum_unioncam.vision.networks import load_network
 
 ROOT = Path(__file__).parents[1]
@@ -66,34 +67,46 @@ def test_the_space_installs_what_the_extra_asks_for():
     assert found == [one for one in wanted if not one.startswith("captum-unioncam")]
 
 
+def started_for_others():
+    """Return the words with which the container starts Streamlit."""
+    _, name, *words = instruction(ROOT / "Dockerfile", "ENTRYPOINT")
+    assert name == "app"
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.words_of(parser.parse_args(words))
+
+
+def options_of(words):
+    """Return Streamlit's options, by name, and what comes before and after them."""
+    count = next((n for n, word in enumerate(words) if word == "--"), len(words))
+    first, *given = words[1:count]
+    return first, dict(zip(given[::2], given[1::2], strict=True)), words[count + 1 :]
+
+
 def test_the_space_says_where_its_page_is():
     _, head, text = (SPACE / "README.md").read_text().split("---\n", 2)
     said = dict(line.split(": ", 1) for line in head.splitlines())
     assert said["sdk"] == "docker"
     assert said["license"] == PROJECT["license"].lower()
-    command, script, *words = instruction(SPACE / "Dockerfile", "CMD")[1:]
-    assert (SPACE / script).is_file()
     assert f"EXPOSE {said['app_port']}\n" in (SPACE / "Dockerfile").read_text()
-    # Streamlit has these options.
-    context = streamlit_cli.main.commands[command].make_context(command, [script, *words])
-    assert str(context.params["server_port"]) == said["app_port"]
-    assert context.params["server_address"] == "0.0.0.0"
-    assert context.params["browser_gatherUsageStats"] is False
+    script, options, _ = options_of(instruction(SPACE / "Dockerfile", "CMD")[1:])
+    assert (SPACE / script).is_file()
+    assert options["--server.port"] == said["app_port"]
+    # What `unioncam app` has for others, but for the frame that a Space is shown in.
+    assert options.pop("--server.enableXsrfProtection") == "false"
+    assert options == options_of(started_for_others())[1]
     # What is to be copied is there.
     [copied] = re.findall(r"^    cp -r (.*) \S+$", text, re.MULTILINE)
     assert all((ROOT / name).exists() for name in copied.split())
 
 
-def test_the_container_starts_the_app_for_others(monkeypatch, capsys):
-    calls = []
-    monkeypatch.setattr(streamlit_cli, "main", lambda words, **_: calls.append(words))
-    program, *words = instruction(ROOT / "Dockerfile", "ENTRYPOINT")
+def test_the_container_starts_the_app_for_others():
+    program, *_ = instruction(ROOT / "Dockerfile", "ENTRYPOINT")
     assert program in PROJECT["scripts"]
-    run(capsys, *words, "--model", "tests.test_cli:small_network")
-    [given] = calls
-    assert given[-1] == "--closed"
-    assert given[given.index("--server.address") + 1] == "0.0.0.0"
-    port = given[given.index("--server.port") + 1]
+    _, options, settings = options_of(started_for_others())
+    assert settings == ["--model", "demo", "--weights", "DEFAULT", "--closed"]
+    assert options["--server.address"] == "0.0.0.0"
+    port = options["--server.port"]
     text = (ROOT / "Dockerfile").read_text()
     assert f"EXPOSE {port}\n" in text
     assert f"-p 127.0.0.1:{port}:{port}" in text

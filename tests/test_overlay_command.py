@@ -126,7 +126,7 @@ def test_an_overlay_is_done_once_its_record_is_there(photo, tmp_path, capsys):
         (["--boxes", "--threshold", "nan"], "--threshold must be"),
         (["--boxes", "--target", "top2"], "an overlay shows one class"),
         (["--html", "no/such/folder/page.html"], "--html no/such/folder/page.html: give a file"),
-        (["--html", "page.html", "--resume"], "--html shows every picture of a run"),
+        (["--html", "page.html", "--resume"], "whose maps are not at hand: drop one of the two"),
     ],
 )
 def test_bad_options(photo, tmp_path, capsys, words, message):

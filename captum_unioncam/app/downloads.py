@@ -116,21 +116,17 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def record(result: Result, method: str, number: int, drawing: Drawing) -> str:
     """Return as JSON what repeats a result, and the boxes of a map in the picture's own pixels."""
     cam, (width, height) = result.map_of(method, number), result.size
-    across, down = width / result.ground.width, height / result.ground.height
     found: dict[str, Any] = {"map": method, "threshold": drawing.threshold, "boxes": []}
     found["pixels_of"] = "input of the network" if result.preprocess is None else "picture"
     if not is_blank(cam):
+        # Not on what is shown, whose pixels may be wider than the picture's own.
         boxes = visualization.boxes(
-            cam, result.ground, threshold=drawing.threshold, preprocess=result.preprocess
+            cam, (height, width), threshold=drawing.threshold, preprocess=result.preprocess
         )
-        # Found on what is shown, whose pixels may be wider than the picture's own.
         found["boxes"] = [
-            {"box": [round(a * across), round(b * down), round(c * across), round(d * down)],
-             "score": score}
-            for (a, b, c, d), score in zip(
-                boxes.corners.tolist(), boxes.scores.tolist(), strict=True
-            )
-        ]  # fmt: skip
+            {"box": corners, "score": score}
+            for corners, score in zip(*(part.tolist() for part in boxes), strict=True)
+        ]
     return as_json({**result.record, **found})
 
 

@@ -90,7 +90,10 @@ def works(
     if arguments.html is not None:
         check_file("--html", arguments.html)
         if arguments.resume:
-            raise ValueError("--html shows every picture of a run: drop --resume")
+            raise ValueError(
+                "--html shows every picture of a run, and --resume leaves out those of an earlier "
+                "one, whose maps are not at hand: drop one of the two"
+            )
         written.append(arguments.html)
     originals = {path.resolve() for path in images}
     for path in written:
