@@ -18,7 +18,7 @@ from torch import nn
 
 from captum_unioncam import compare
 from captum_unioncam.comparison import html
-from captum_unioncam.visualization import mask
+from captum_unioncam.visualization import boxes, mask
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script>"
 METRICS = ["average_drop", "insertion", "deletion"]
@@ -255,6 +255,27 @@ def test_sliders_show_the_pixels_above_a_threshold(written, tmp_path, threshold)
     # A pixel of 768 may fall to the other side by the rounding to 16 bits.
     assert shares == pytest.approx(wanted, abs=100 / 768 + 0.06)
     assert len(set(wanted)) > 1 or not threshold
+
+
+@needs_browser
+@pytest.mark.parametrize("threshold", [0.4, 0.75])
+def test_boxes_are_those_of_the_library(written, tmp_path, threshold):
+    result, path = written
+    dom = opened(tmp_path, f"{path.as_uri()}#threshold={threshold}&boxes=1", "--dump-dom")
+    found = [sorted((canvas["title"] or "").splitlines()) for canvas in Page(dom).all("canvas")]
+    wanted = []
+    for n in range(2):
+        for k in range(2):
+            for maps in result.maps.values():
+                cam = maps[n, k]
+                corners = []
+                if cam.max() > cam.min():
+                    corners = boxes(cam, (24, 32), threshold=threshold).corners.tolist()
+                wanted.append(sorted(", ".join(map(str, corner)) for corner in corners))
+    assert found == wanted
+    assert max(map(len, wanted)) > 1
+    plain = opened(tmp_path, f"{path.as_uri()}#threshold={threshold}", "--dump-dom")
+    assert not any(canvas["title"] for canvas in Page(plain).all("canvas"))
 
 
 @needs_browser

@@ -69,6 +69,7 @@ def report(
             '<div class="controls">',
             _slider("opacity", "Opacity of the maps", OPACITY),
             _slider("threshold", "Only above this share of the maximum", 0),
+            '<label><input type="checkbox" id="boxes"> Boxes around what is above</label>',
             "</div>",
         ]
     for number, n, k in cases[:most]:

@@ -23,6 +23,31 @@ function resized(canvas) {
   return high > low ? values.map((value) => (value - low) / (high - low)) : values;
 }
 
+// As captum_unioncam.visualization.boxes: tight around pixels that touch, be it at a corner.
+function boxes(width, height, isAbove) {
+  const found = [], seen = new Uint8Array(width * height);
+  for (let start = 0; start < seen.length; start++) {
+    if (seen[start] || !isAbove(start)) continue;
+    const box = [width, height, 0, 0], left = [start];
+    seen[start] = 1;
+    while (left.length) {
+      const n = left.pop(), x = n % width, y = (n - x) / width;
+      [box[0], box[1]] = [Math.min(box[0], x), Math.min(box[1], y)];
+      [box[2], box[3]] = [Math.max(box[2], x + 1), Math.max(box[3], y + 1)];
+      for (let i = Math.max(0, y - 1); i <= Math.min(height - 1, y + 1); i++) {
+        for (let j = Math.max(0, x - 1); j <= Math.min(width - 1, x + 1); j++) {
+          const next = i * width + j;
+          if (seen[next] || !isAbove(next)) continue;
+          seen[next] = 1;
+          left.push(next);
+        }
+      }
+    }
+    found.push(box);
+  }
+  return found;
+}
+
 const kept = new Map();
 function draw(canvas) {
   const { width, height } = canvas, picture = document.getElementById(canvas.dataset.picture);
@@ -45,10 +70,16 @@ function draw(canvas) {
   sheet.getContext("2d").putImageData(layer, 0, 0);
   context.drawImage(picture, 0, 0, width, height);
   context.drawImage(sheet, 0, 0);
+  const around = sliders.boxes.checked && threshold > 0 ? boxes(width, height, isAbove) : [];
+  for (const [ink, line] of [["black", 3], ["white", 1]]) {
+    [context.strokeStyle, context.lineWidth] = [ink, line];
+    for (const [x, y, right, bottom] of around) context.strokeRect(x + 0.5, y + 0.5, right - x - 1, bottom - y - 1);
+  }
+  canvas.title = around.map((box) => box.join(", ")).join("\n");
   canvas.parentElement.querySelector(".above").textContent = `${((100 * above) / values.length).toFixed(1)} %`;
 }
 
-const canvases = [...document.querySelectorAll("canvas")], state = () => `${sliders.opacity?.value} ${sliders.threshold?.value}`;
+const canvases = [...document.querySelectorAll("canvas")], state = () => `${sliders.opacity?.value} ${sliders.threshold?.value} ${sliders.boxes?.checked}`;
 // Only what is on the screen or near it is drawn, so that a slider stays quick in a long report.
 function update(everything) {
   for (const canvas of canvases) {
@@ -58,15 +89,17 @@ function update(everything) {
     draw(canvas);
     canvas.dataset.drawn = state();
   }
-  for (const slider of Object.values(sliders)) document.getElementById(`${slider.id}-value`).textContent = `${Math.round(100 * slider.value)} %`;
+  for (const told of document.querySelectorAll("output")) told.textContent = `${Math.round(100 * sliders[told.htmlFor].value)} %`;
 }
 addEventListener("beforeprint", () => update(true));
 addEventListener("scroll", () => update(false), { passive: true });
 addEventListener("resize", () => update(false));
 
-// The fragment sets the sliders: report.html#opacity=0.8&threshold=0.5
+// The fragment sets the sliders: report.html#opacity=0.8&threshold=0.5&boxes=1
 for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
-  if (Object.hasOwn(sliders, name)) sliders[name].value = value;
+  if (!Object.hasOwn(sliders, name)) continue;
+  if (name === "boxes") sliders.boxes.checked = value !== "0";
+  else sliders[name].value = value;
 }
 Object.values(sliders).forEach((slider) => slider.addEventListener("input", () => update(false)));
 Promise.all([...document.images].map((image) => image.decode())).then(() => update(false));
