@@ -16,6 +16,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: if the folder of `path` is missing.
+        OSError: if it cannot be written; it names `path`.
 
     Examples::
 
@@ -29,9 +30,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}")
-    partial = path.with_name(f".partial.{path.name}")
+    # No longer than names may be, where that of `path` is as long.
+    partial = path.with_name(f".partial.{path.name[-60:]}")
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        # That a disk is full is told without the name of a file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

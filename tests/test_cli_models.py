@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -212,6 +213,19 @@ def indexed(name):
     return change
 
 
+# Configurations that would have something fetched, or read from anywhere.
+ELSEWHERE = [
+    {"model_type": "timm_wrapper", "architectures": ["TimmWrapperForImageClassification"],
+     "architecture": "hf-hub:someone/model"},
+    {"architecture": "local-dir:/tmp/model"},
+    {"model_args": {"checkpoint_path": "evil.pth"}},
+    {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:someone/model"}},
+    {"backbone": "someone/model"},
+    {"parts": [{"backbone": "..\\model"}]},
+    {"backbone": "resnet50", "use_pretrained_backbone": True},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -236,6 +250,13 @@ def indexed(name):
         (lambda f: (f / "config.json").write_text("[]"), "config.json holds list, not an object"),
         (edited("config.json", architectures=["BertModel"]), "its architecture is BertModel"),
         (edited("config.json", architectures=None), "its architecture is none"),
+        (edited("config.json", architectures={"0": "ResNet"}), "its architecture is none"),
+        (edited("config.json", architectures=[[]]), "its architecture is []"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "is not readable JSON"),
+        *(
+            (edited("config.json", **more), "which is not in the folder, and not")
+            for more in ELSEWHERE
+        ),
         (edited("config.json", model_type="unheard-of"), "cannot be loaded: "),
         (edited("config.json", hidden_sizes=[8, 24]), "cannot be loaded: "),
         (lambda f: (f / "model.safetensors").write_bytes(b"torn"), "cannot be loaded: "),
@@ -264,6 +285,32 @@ def test_nothing_of_a_folder_is_run(picture, tmp_path, capsys):
     status, _, err = run(capsys, "explain", picture, "--model", f"hf:{folder}")
     assert (status, "cannot be loaded" in err) == (2, True)
     assert not (tmp_path / "executed").exists()
+
+
+def test_nothing_is_asked_of_a_network(tmp_path, monkeypatch):
+    """Not even of one that would answer."""
+    import socket
+
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr(socket.socket, "connect", lambda *given: asked.append(given))
+    hf_folder(tmp_path, "ResNet")
+    load_network(f"hf:{tmp_path}")
+    written = (tmp_path / "config.json").read_text()
+    for changes in ELSEWHERE:
+        (tmp_path / "config.json").write_text(written)
+        edited("config.json", **changes)(tmp_path)
+        with pytest.raises(NetworkError):
+            load_network(f"hf:{tmp_path}")
+    assert asked == []
+
+
+def test_names_that_are_no_text_are_no_names(tmp_path):
+    hf_folder(tmp_path, "ResNet")
+    edited("config.json", id2label={"0": 1, "1": None, "2": "c", "3": "d"})(tmp_path)
+    # transformers may refuse them.
+    with suppress(NetworkError):
+        assert load_network(f"hf:{tmp_path}").class_names == ()
 
 
 def test_a_folder_within_a_folder_is_named(picture, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from captum_unioncam.benchmark.presets import needs_boxes
 from captum_unioncam.benchmark.rows import read_rows
 from captum_unioncam.benchmark.settings import Settings, load
 from captum_unioncam.benchmark.table import LEVEL, RESAMPLES, SEED, Estimate, Table, table_of
-from captum_unioncam.comparison.text import formatted, heading_of, markdown
+from captum_unioncam.comparison.text import formatted, heading_of, markdown, printable
 from captum_unioncam.files import written_whole
 from captum_unioncam.metrics import metric_of
 
@@ -108,9 +109,18 @@ def _sections(table: Table, settings: Settings) -> Iterator[tuple[str, str, list
         )
         yield "Better and worse", about, _counts(table, settings)
     if table.errors:
-        body = [f"- {image}: {error}" for image, error in table.errors[:MOST_ERRORS]]
+        body = [f"- {_code(f'{image}: {error}')}" for image, error in table.errors[:MOST_ERRORS]]
         more = len(table.errors) - len(body)
         yield "Not measured", "", body + [f"- and {more} more, in rows-*.jsonl"] * (more > 0)
+
+
+def _code(text: str) -> str:
+    """Return a text as code in Markdown, in which nothing is a link or a tag."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    # A blank keeps a fence apart from a text that begins with one.
+    blank = " " * bool(longest)
+    return f"{fence}{blank}{printable(text)}{blank}{fence}"
 
 
 def means_table(table: Table, settings: Settings) -> list[str]:

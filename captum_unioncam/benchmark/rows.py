@@ -17,18 +17,28 @@ def appending(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
 
     What an earlier process was killed while writing is cut off first, so that nothing is ever
     glued to half a line.
+
+    The function raises ValueError if the disk takes no more; earlier rows stay.
     """
     kept = _complete(path)[1]
-    with path.open("ab") as file:
+    # Without a buffer, which would be written once more when the file is closed.
+    with path.open("ab", buffering=0) as file:
         file.truncate(kept)
 
         def append(rows: Sequence[Row]) -> None:
             # Each row says which of how many it is: an image without its last row does not count.
             numbered = (row | {"row": i, "rows": len(rows)} for i, row in enumerate(rows, 1))
             lines = [json.dumps(row, allow_nan=False) for row in numbered]
-            file.write("".join(f"{line}\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            left = memoryview("".join(f"{line}\n" for line in lines).encode())
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise ValueError(
+                    f"{path}: {error.strerror}; the rows before are kept, and the same command "
+                    "goes on once that is mended"
+                ) from error
 
         yield append
 
@@ -64,10 +74,11 @@ def _complete(path: Path) -> tuple[list[Row], int]:
         if not line.endswith(b"\n"):
             break
         try:
-            rows.append(json.loads(line))
-            is_last = rows[-1]["row"] == rows[-1]["rows"]
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(line)
+            _, is_last = row["image"], row["row"] == row["rows"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not a row ({error}); remove it") from error
+        rows.append(row)
         if is_last:
             complete, end = len(rows), position
     return rows[:complete], end

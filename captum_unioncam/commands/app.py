@@ -70,7 +70,8 @@ def words_of(arguments: argparse.Namespace) -> list[str]:
     given = ["--model", *arguments.model, "--weights", arguments.weights]
     if arguments.device is not None:
         given += ["--device", arguments.device]
-    if arguments.address not in LOCAL:
+    is_closed = arguments.address not in LOCAL
+    if is_closed:
         given.append("--closed")
     options = {
         "server.address": arguments.address,
@@ -80,6 +81,8 @@ def words_of(arguments: argparse.Namespace) -> list[str]:
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
+        # Tracebacks hold paths of this machine.
+        "client.showErrorDetails": "none" if is_closed else "full",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return ["run", str(PAGE), *words, "--", *given]

@@ -25,7 +25,7 @@ from captum_unioncam.commands.session import (
     load_session,
 )
 from captum_unioncam.comparison.result import summary_of, write_rows
-from captum_unioncam.comparison.text import scorers_told
+from captum_unioncam.comparison.text import printable, scorers_told
 from captum_unioncam.files import written_whole
 from captum_unioncam.methods.method_spec import parse_spec, parts
 from captum_unioncam.methods.selected_cam import CRITERIA
@@ -133,7 +133,7 @@ def compare_pictures(
     drawn, failed, warned = Path(), 0, Counter[str]()
     for number, work in enumerate(todo, 1):
         if not arguments.quiet:
-            print(f"{work.path.name} ({number} of {len(todo)})", file=sys.stderr)
+            print(f"{printable(work.path.name)} ({number} of {len(todo)})", file=sys.stderr)
         try:
             with _naming_warnings(work.path, warned):
                 picture = load_picture(work.path)
@@ -149,7 +149,8 @@ def compare_pictures(
         # The picture may be to blame, and the others are explained without it.
         except (ValueError, TypeError, RuntimeError) as error:
             where = "" if isinstance(error, PictureError) else f"{work.path}: "
-            print(f"unioncam: {where}{' '.join(str(error).split())}", file=sys.stderr)
+            text = printable(f"{where}{' '.join(str(error).split())}")
+            print(f"unioncam: {text}", file=sys.stderr)
             failed += 1
             continue
         _save_maps(shown, work.maps)
@@ -160,7 +161,7 @@ def compare_pictures(
             write_rows(arguments.csv, [*kept, *rows])
     for text, count in warned.items():
         if count > 1:
-            print(f"unioncam: {count - 1} more: {text}", file=sys.stderr)
+            print(f"unioncam: {count - 1} more: {printable(text)}", file=sys.stderr)
     if reported:
         _save_report(session, reported, rows, run, arguments.html)
     if rows:
@@ -234,5 +235,5 @@ def _naming_warnings(path: Path, warned: Counter[str]) -> Iterator[None]:
         finally:
             for text in dict.fromkeys(" ".join(str(w.message).split()) for w in caught):
                 if not warned[text]:
-                    print(f"unioncam: {path.name}: {text}", file=sys.stderr)
+                    print(f"unioncam: {printable(f'{path.name}: {text}')}", file=sys.stderr)
                 warned[text] += 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from captum_unioncam import __version__
 from captum_unioncam.commands import app, benchmark, compare, demo, explain, methods
+from captum_unioncam.comparison.text import printable
 
 SPEED = "'benchmark speed' is now 'python -m benchmarks.speed', in a checkout of the project"
 MISSING_EXTRA = "the command line needs the extra 'demo': pip install \"captum-unioncam[demo]\""
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"unioncam: {error}; {MISSING_EXTRA}", file=sys.stderr)
     except (ValueError, TypeError, OSError) as error:
-        print(f"unioncam: {error}", file=sys.stderr)
+        text = "\n".join(map(printable, str(error).splitlines()))
+        print(f"unioncam: {text}", file=sys.stderr)
     except KeyboardInterrupt:
         print("unioncam: interrupted", file=sys.stderr)
         return 130
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
-    return f"unioncam: {' '.join(str(message).split())}\n"
+    return f"unioncam: {printable(' '.join(str(message).split()))}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from captum_unioncam.comparison.text import width
+from captum_unioncam.comparison.text import printable, width
 from captum_unioncam.files import written_whole
 from captum_unioncam.visualization.overlay import HEAT
 
@@ -68,7 +68,7 @@ def letters_of(font: str) -> frozenset[int]:
 
 def _escape(letter: str) -> str:
     is_shaping = unicodedata.category(letter) in ("Cf", "Mn", "Me")
-    return "" if is_shaping else letter.encode("ascii", "backslashreplace").decode()
+    return "" if is_shaping else printable(letter).encode("ascii", "backslashreplace").decode()
 
 
 def shortened(text: str, length: int = 30) -> str:

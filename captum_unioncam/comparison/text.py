@@ -45,7 +45,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int 
     return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
 
 
-def _padded(lines: Sequence[Sequence[str]], left: int) -> list[list[str]]:
+def _padded(cells: Sequence[Sequence[str]], left: int) -> list[list[str]]:
+    lines = [[*map(printable, line)] for line in cells]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     padded = []
     for line in lines:
@@ -53,6 +54,19 @@ def _padded(lines: Sequence[Sequence[str]], left: int) -> list[list[str]]:
         pairs = enumerate(zip(line, blanks, strict=True))
         padded.append([cell + blank if i < left else blank + cell for i, (cell, blank) in pairs])
     return padded
+
+
+def printable(text: str) -> str:
+    r"""Return a text with control characters as escapes, which a terminal would obey.
+
+    Names of files and of classes may hold some.
+
+    Examples::
+
+        >>> print(printable("a\x1b[2J\nb"))
+        a\x1b[2J\nb
+    """
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def width(text: str) -> int:

@@ -156,5 +156,6 @@ def metric_of(text: str) -> Metric:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    # It documents them all.
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text

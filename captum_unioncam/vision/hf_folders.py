@@ -23,6 +23,9 @@ KINDS = {
     "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
     "ForSemanticSegmentation": "AutoModelForSemanticSegmentation",
 }
+# Names of a configuration: of models, where no address or path may stand, and of what is fetched.
+SOURCES = ("architecture", "backbone")
+FETCHED = ("checkpoint_path", "use_pretrained_backbone")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def hf_network(folder: str) -> Network:
             "model with model.save_pretrained(folder)"
         )
     labels = model.config.id2label
-    names = [labels[n] for n in range(len(labels))] if {*labels} == {*range(len(labels))} else ()
+    is_whole = {*labels} == {*range(len(labels))} and {*map(type, labels.values())} == {str}
+    names = [labels[n] for n in range(len(labels))] if is_whole else ()
     return Network(path.resolve().name, model.eval(), Preprocess(processor), names)
 
 
@@ -133,14 +137,38 @@ def _kind(path: Path) -> str:
             f"{writer}.save_pretrained(folder) writes it"
         )
     config = _read(path / CONFIG)
-    architectures = config.get("architectures") or ["none"]
-    kinds = [kind for kind in KINDS if str(architectures[0]).endswith(kind)]
+    listed = config.get("architectures")
+    architecture = listed[0] if isinstance(listed, list) and listed else "none"
+    kinds = [kind for kind in KINDS if str(architecture).endswith(kind)]
     if not kinds:
         raise NetworkError(
-            f"--model hf:{path}: its architecture is {architectures[0]}; explained are image "
+            f"--model hf:{path}: its architecture is {architecture}; explained are image "
             f"classifiers (...{next(iter(KINDS))}) and semantic segmentation"
         )
+    if elsewhere := _elsewhere(config):
+        raise NetworkError(
+            f"--model hf:{path}: its {CONFIG} names {elsewhere}, which is not in the folder, and "
+            "nothing is looked up elsewhere; model.save_pretrained(folder) writes the whole model"
+        )
     return kinds[0]
+
+
+def _elsewhere(config: dict[str, Any]) -> str:
+    """Return what a configuration would have fetched or read from elsewhere; empty if nothing."""
+    # Not by recursion: it may be nested as deeply as its author likes.
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        if not isinstance(part, dict):
+            continue
+        for name, value in part.items():
+            parts.append(value)
+            is_source = isinstance(value, str) and not {*value}.isdisjoint("/\\:")
+            if (name in SOURCES and is_source) or (name in FETCHED and value):
+                return f"{name} {value!r}"
+    return ""
 
 
 def _check_weights(path: Path) -> None:
@@ -178,7 +206,7 @@ def _check_weights(path: Path) -> None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise NetworkError(f"{file} is not readable JSON ({error})") from error
     if not isinstance(read, dict):
         raise NetworkError(f"{file} holds {type(read).__name__}, not an object")

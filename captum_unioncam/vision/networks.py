@@ -121,7 +121,7 @@ def _torchvision_network(name: str, weights: str) -> Network:
     preset = chosen or choices.DEFAULT
     if chosen is None:
         state = load_state(Path(weights), f"or one of {', '.join(choices.__members__)}")
-        classes = next((v.shape[0] for v in reversed(list(state.values())) if v.dim()), 1)
+        classes = next((len(v) for v in reversed([*state.values()]) if v.numel() and v.dim()), 1)
         options: dict[str, Any] = {}
         if hasattr(models.segmentation, name):
             # Its backbone's weights would be downloaded.

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 # A preprocessing that sets the shorter side blows up what is much longer than wide.
 MAX_ASPECT = 100
+# Formats that Pillow decodes itself; PostScript is among them to be refused by name.
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "EPS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM"),
+    *("SGI", "TGA", "TIFF", "WEBP"),
+)
+# What turns a picture upright, by the orientation in its EXIF.
+TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+    6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
 
 
 class PictureError(ValueError):
@@ -30,7 +40,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     """
     from PIL import Image
 
-    endings = set(Image.registered_extensions())
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
 
     def inside(folder: Path) -> list[Path]:
         files = (f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith("."))
@@ -48,6 +58,8 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
     """Return a picture as RGB, upright as its camera meant it, on white where it is transparent.
 
+    Of a moving picture it is the first frame. What a file is, its content says and not its name.
+
     Args:
         path (Path): the picture.
         file (IO[bytes], optional): what is read instead, where `path` is a name alone.
@@ -58,13 +70,16 @@ def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
             MAX_PIXELS or longer than MAX_ASPECT times its width, which is seen in its header
             before anything is decoded, or holds numbers that are no shades of 8 or 16 bits.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
+        Image.init()
+        # Pillow may have been built without some.
+        formats = [kind for kind in FORMATS if kind in Image.OPEN]
         # Our limit is stricter than the one that Pillow warns of.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path if file is None else file)
+            opened = Image.open(path if file is None else file, formats=formats)
         with opened as image:
             # Pillow hands it to Ghostscript, which runs it.
             if image.format == "EPS":
@@ -82,8 +97,7 @@ def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
                     f"{path}: {width} x {height} pixels is more than {MAX_ASPECT} times as long as "
                     "wide; cut it first"
                 )
-            upright = ImageOps.exif_transpose(image)
-            return on_white(_eight_bits(upright, image.format, path))
+            return on_white(_eight_bits(_upright(image), image.format, path))
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -94,6 +108,19 @@ def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{path}: not a readable picture ({reason})") from error
+
+
+def _upright(image: "Image") -> "Image":
+    """Turn a picture as its camera was held."""
+    from PIL import ExifTags, Image
+
+    # ImageOps.exif_transpose fails where the rest of the metadata is broken.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        orientation = None
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _eight_bits(image: "Image", kind: str | None, path: Path) -> "Image":

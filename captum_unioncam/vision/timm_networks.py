@@ -46,7 +46,8 @@ def timm_network(name: str, weights: str = "DEFAULT") -> Network:
         state = load_state(Path(weights), "or drop --weights, and timm's own are downloaded")
         heads = timm.get_pretrained_cfg(name).classifier or ()
         heads = [heads] if isinstance(heads, str) else heads
-        sizes = [len(state[f"{one}.weight"]) for one in heads if f"{one}.weight" in state]
+        found = [state[f"{one}.weight"] for one in heads if f"{one}.weight" in state]
+        sizes = [len(weight) for weight in found if weight.dim() and weight.numel()]
         model = timm.create_model(name, pretrained=False, num_classes=(*sizes, None)[0])
         fill(model, state, weights)
     classes, channels = model.num_classes, model.pretrained_cfg["input_size"][0]

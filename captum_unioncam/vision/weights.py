@@ -1,5 +1,6 @@
 """Weights from files, of which nothing is ever executed."""
 
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
 
             state: Any = load_file(path)
         else:
+            _check_container(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     # A broken or hostile file fails in many ways; all of them mean that it is not a state dict.
     except Exception as error:
@@ -44,7 +46,32 @@ def load_state(path: Path, otherwise: str) -> Mapping[str, Tensor]:
         raise NetworkError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
     if not state:
         raise NetworkError(f"{path} holds an empty state dict")
+    for key, value in state.items():
+        # A few bytes that are said to be a tensor of any size: the model made for it would be.
+        if value.numel() > _held(value):
+            raise NetworkError(
+                f"{path} holds {_held(value)} of the {value.numel()} values of {key}; save "
+                "tensors dense and in whole, with contiguous()"
+            )
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _held(value: Tensor) -> int:
+    """Return how many values of a tensor are there; none of what is sparse or has no memory."""
+    if value.is_meta or value.layout is not torch.strided:
+        return 0
+    return value.untyped_storage().nbytes() // value.element_size()
+
+
+def _check_container(path: Path) -> None:
+    """Raise ValueError for what torch below 2.6 unpacks or runs in spite of weights_only."""
+    if tarfile.is_tarfile(path):
+        raise ValueError("a tar file")
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    # By torch's own reader, so that both see the same files in it.
+    if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        raise ValueError("TorchScript, which is a program")
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
