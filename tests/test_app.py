@@ -299,10 +299,26 @@ def test_what_is_taken_along(loaded):
     size = SAMPLE.load().size[::-1]
     preprocess = result.session.network.preprocess
     wanted = boxes(cam, size, threshold=0.4, preprocess=preprocess)
-    assert record["boxes"][0]["box"] == pytest.approx(wanted.corners[0].tolist(), abs=3)
-    assert record["boxes"][0]["score"] == pytest.approx(wanted.scores[0].item(), abs=0.01)
+    assert [one["box"] for one in record["boxes"]] == wanted.corners.tolist()
+    assert [one["score"] for one in record["boxes"]] == wanted.scores.tolist()
     assert b"<!doctype html>" in files["HTML"].content()
     assert files["Code"].content().decode() == snippet.code_of(result, method, 1)
+
+
+def test_boxes_of_a_large_picture_are_in_its_own_pixels(loaded, monkeypatch):
+    monkeypatch.setattr(work, "LONGEST_SIDE", 60)
+    result = work.explained(loaded, SAMPLE, a_choice(), quiet)
+    cam, size = result.map_of("UnionCAM", 0), SAMPLE.load().size
+    options = {"threshold": 0.4, "preprocess": result.session.network.preprocess}
+    wanted = boxes(cam, size[::-1], **options).corners
+    record = json.loads(downloads.record(result, "UnionCAM", 0, DRAWING))
+    assert record["picture_size"] == list(size)
+    assert [one["box"] for one in record["boxes"]] == wanted.tolist()
+    # What the page draws is coarser.
+    scale = size[0] / result.ground.width
+    assert scale > 5
+    drawn = (boxes(cam, result.ground, **options).corners * scale).round()
+    assert drawn.shape != wanted.shape or (drawn != wanted).any()
 
 
 def test_a_blank_map_has_no_regions_and_breaks_nothing(loaded):
