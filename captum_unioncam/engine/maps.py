@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_unioncam.engine.ties import rounding, settled
+
 RESIZE_MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
@@ -23,19 +25,36 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 def min_max(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Map `low` to 0 and `high` to 1; where the two are equal the result is exactly zero."""
     span = high - low
-    # An exact test: a flat map becomes zeros, and the smallest real contrast still counts.
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
 
 def extrema(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each map's smallest and largest value, ready to broadcast against it."""
+    """Return each map's smallest and largest value, ready to broadcast against it.
+
+    The two are equal for a map that rounding alone makes uneven (`TIE`), which is flat.
+    """
     dims = spatial_dims(maps)
-    return maps.amin(dims, keepdim=True), maps.amax(dims, keepdim=True)
+    return _levelled(maps.amin(dims, keepdim=True), maps.amax(dims, keepdim=True))
 
 
-def unit_range(maps: Tensor) -> Tensor:
-    """Min-max scale every map to [0, 1] at its own resolution."""
-    return min_max(maps, *extrema(maps))
+def _levelled(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    uneven = high - low > rounding(torch.maximum(low.abs(), high.abs()))
+    return low, high.where(uneven, low)
+
+
+def unit_range(maps: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Min-max scale every map to [0, 1] at its own resolution; flat maps become zero.
+
+    Args:
+        maps (Tensor): maps of shape (rows, channels, *spatial).
+        scale (Tensor, optional): how large the values are that went into a map, where they
+            are larger than its own, since its rounding is theirs; broadcasts to its extrema.
+            Default: None
+    """
+    low, high = extrema(maps)
+    if scale is not None:
+        high = high.where(high - low > rounding(scale), low)
+    return min_max(maps, low, high)
 
 
 def resized_extrema(resized: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -44,7 +63,7 @@ def resized_extrema(resized: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     low, high = ends[0]
     for next_low, next_high in ends[1:]:
         low, high = torch.minimum(low, next_low), torch.maximum(high, next_high)
-    return low, high
+    return _levelled(low, high)
 
 
 def scale_for_resize(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
@@ -58,8 +77,9 @@ def scale_for_resize(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
 
 
 def spatial_mean(values: Tensor) -> Tensor:
-    """Return the mean over space, (N, C, 1, ...)."""
-    return values.mean(spatial_dims(values), keepdim=True)
+    """Return the mean over space, (N, C, 1, ...); zero where values cancel but for rounding."""
+    dims = spatial_dims(values)
+    return settled(values.mean(dims, keepdim=True), values.abs().mean(dims, keepdim=True))
 
 
 def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:

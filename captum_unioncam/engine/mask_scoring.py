@@ -21,7 +21,12 @@ from captum_unioncam.engine.maps import (
 from captum_unioncam.engine.measured_masks import Budget, MaskScores, MeasuredMasks, Spent
 from captum_unioncam.engine.measured_masks import Finish as Finish
 from captum_unioncam.engine.row_stream import RowStream
-from captum_unioncam.engine.target_scores import TargetScores, at_least_float32
+from captum_unioncam.engine.target_scores import (
+    TargetScores,
+    at_least_float32,
+    output_as_read,
+)
+from captum_unioncam.engine.ties import settled
 
 if TYPE_CHECKING:
     from captum_unioncam.engine.request import Request
@@ -173,6 +178,8 @@ class MaskScorer:
     def baseline_for(self, target: TargetScores) -> MaskScores:
         """Return `baseline` as another target reads it."""
         count, outputs = self.request.num_examples, self._baseline_outputs
+        for rows, output in outputs:
+            self.stream.check_outputs(output_as_read(target.functions, output, len(rows)), target)
         if self._rows_differ():
             reads = [target.read(output, rows) for rows, output in outputs]
         else:
@@ -202,8 +209,12 @@ class MaskScorer:
         return [(rows[c], self.stream.forward(rows[c], c, nothing)) for c in chunks]
 
     def score_over_baseline(self, maps: Tensor) -> Tensor:
-        """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K)."""
-        return self.score(maps).scores - self.baseline.scores.to(maps.device)
+        """Return f_c(map masks input) - f_c(I_b) for maps of shape (N, K, *spatial), (N, K).
+
+        It is exactly zero where rounding alone tells the two scores apart.
+        """
+        scores, base = self.score(maps).scores, self.baseline.scores.to(maps.device)
+        return settled(scores - base, torch.maximum(scores.abs(), base.abs()))
 
     def _rows_differ(self) -> bool:
         """Say whether the examples differ in anything but what is masked."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from captum_unioncam.engine.maps import quotient
+from captum_unioncam.engine.ties import rounding
 
 # Probabilities in single precision are known this well next to 0 and to 1.
 LEAST, ROUNDING = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).eps
@@ -12,7 +13,7 @@ LEAST, ROUNDING = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).ep
 def z_score(values: Tensor) -> Tensor:
     """Return values less their mean, in standard deviations, over the last dimension.
 
-    Where all are equal the result is exactly zero.
+    Where all are equal, but for rounding, the result is exactly zero.
 
     Examples::
 
@@ -20,7 +21,8 @@ def z_score(values: Tensor) -> Tensor:
         tensor([[-1.,  1.],
                 [ 0.,  0.]])
     """
-    varies = values.amax(-1, keepdim=True) > values.amin(-1, keepdim=True)
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    varies = high - low > rounding(torch.maximum(low.abs(), high.abs()))
     centred = (values - values.mean(-1, keepdim=True)).where(varies, 0)
     return quotient(centred, centred.square().mean(-1, keepdim=True).sqrt())
 

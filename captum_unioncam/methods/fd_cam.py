@@ -21,6 +21,7 @@ from captum_unioncam.engine import (
     unit_range,
     weighted_sum,
 )
+from captum_unioncam.engine.ties import rounding
 
 
 def directions(A: Tensor) -> Tensor:
@@ -43,8 +44,10 @@ class LayerFDCAM(ClassActivationMap):
     target's raw output, and :math:`N_k` the channels whose cosine similarity with channel k is
     above the q-quantile of channel k's similarities. Channels outside (or inside)
     :math:`N_k` are zero on their way through the rest of the network. Min-max scaling is over
-    channels; equal values give zero. A channel of zeros is similar to none. Cost: one forward
-    with gradients and two per channel of the part of the network after the layer.
+    channels; equal values give zero, and values within rounding are equal, as are similarities
+    within rounding of the quantile (:data:`captum_unioncam.engine.ties.TIE` units in the last
+    place of what they were computed from). A channel of zeros is similar to none. Cost: one
+    forward with gradients and two per channel of the part of the network after the layer.
 
     Deviation from the authors' code: any number of channels.
 
@@ -92,7 +95,8 @@ class LayerFDCAM(ClassActivationMap):
         # A caller's autocast would round the product of matrices, and with it the groups.
         with torch.autocast(A.device.type, enabled=False):
             similarity = D @ D.mT
-        group = similarity > percentile(similarity, 100 * q)
+        of_one = rounding(similarity.new_ones(()))
+        group = similarity > percentile(similarity, 100 * q) + of_one
 
         def features(example: int, ids: Tensor) -> Tensor:
             # The second half of the numbers leaves the groups out.
@@ -102,5 +106,9 @@ class LayerFDCAM(ClassActivationMap):
         only, without = state.features.score(2 * channels, features).scores.chunk(2, dim=1)
         S = only + state.scores[:, None] - without
         alpha = spatial_mean(W).flatten(1)
-        scaled_S, scaled_alpha = unit_range(torch.stack([S, alpha], dim=1)).unbind(1)
+        # S rounds with what it is summed of, and may be equal for all groups, as where none is.
+        sizes = torch.cat([only, without, state.scores[:, None]], dim=1), spatial_mean(W.abs())
+        scale = torch.stack([size.abs().flatten(1).amax(1) for size in sizes], dim=1)
+        both = unit_range(torch.stack([S, alpha], dim=1), scale[:, :, None])
+        scaled_S, scaled_alpha = both.unbind(1)
         return weighted_sum(scaled_S.exp() * scaled_alpha - 0.5, A)

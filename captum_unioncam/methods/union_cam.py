@@ -25,6 +25,7 @@ from captum_unioncam.engine import (
     quotient,
     weighted_sum,
 )
+from captum_unioncam.engine.ties import rounding, settled
 from captum_unioncam.engine.warn import warn
 from captum_unioncam.methods.score_cam import channel_weights
 
@@ -82,6 +83,10 @@ def denoise(
         L_D &= \mathrm{ReLU}\Big(\sum_k \alpha_k\, \mathrm{ReLU}(W_k) \odot A_k\Big), \qquad
         \alpha_k = 1 / \sum_{ij} \mathrm{ReLU}(W_k)_{ij}
 
+    Gradients within rounding of the percentile are equal to it and stay; those within rounding of
+    zero are zero. Rounding is :data:`captum_unioncam.engine.ties.TIE` units in the last place of
+    the channel's largest gradient.
+
     Args:
         A (Tensor): activations, (N, C, *spatial).
         W (Tensor): gradients of the target's raw output with respect to A, same shape.
@@ -102,8 +107,11 @@ def denoise(
         >>> denoise(A, W)
         tensor([[[0.0000, 0.5000, 0.7500, 2.0000]]])
     """
-    W = W.where(percentile(W, theta, of_positive=denoise_on == "positive") <= W, 0).relu()
     spatial = tuple(range(2, W.dim()))
+    largest = W.abs().amax(spatial, keepdim=True)
+    W = settled(W, largest)
+    threshold = percentile(W, theta, of_positive=denoise_on == "positive") - rounding(largest)
+    W = W.where(threshold <= W, 0).relu()
     divisor = (W if alpha == "sum" else W.gt(0)).sum(spatial, keepdim=True)
     return weighted_sum(quotient(W, divisor), A).relu()
 
@@ -145,12 +153,18 @@ def unite(D: Tensor, R: Tensor, beta_D: Tensor, beta_R: Tensor) -> Tensor:
 
 
 def select(
-    D: Tensor, R: Tensor, DR: Tensor, beta_R: Tensor, beta_DR: Tensor
+    D: Tensor,
+    R: Tensor,
+    DR: Tensor,
+    beta_R: Tensor,
+    beta_DR: Tensor,
+    base: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     r"""Activation map selection (AMS), Eq. 8: L_DR if :math:`\beta_{DR} > \beta_R`, else L_R.
 
-    A flat union is never selected, nor is one that a flat D leaves equal to R, where rounding
-    alone would decide.
+    A flat union is never selected, nor is one that a flat D leaves equal to R, nor one whose score
+    is equal to R's: rounding alone would decide. Scores within
+    :data:`captum_unioncam.engine.ties.TIE` units in the last place are equal.
 
     Args:
         D (Tensor): scaled denoised map, (N, 1, *spatial).
@@ -158,12 +172,15 @@ def select(
         DR (Tensor): scaled union, same shape.
         beta_R (Tensor): score of R over the baseline (Eq. 5), (N,).
         beta_DR (Tensor): score of DR over the baseline (Eq. 7), (N,).
+        base (Tensor, optional): score of the baseline, (N,), which both are over and round with.
+            Default: 0
 
     Returns:
         *tuple* of the selected map, (N, 1, *spatial), and whether it is the union, (N,) bool.
     """
     adds_something = (D != 0).flatten(1).any(1) & (DR != 0).flatten(1).any(1)
-    selected = (beta_DR > beta_R) & adds_something
+    scale = torch.maximum((beta_DR + base).abs(), (beta_R + base).abs())
+    selected = (settled(beta_DR - beta_R, scale) > 0) & adds_something
     return DR.where(selected.reshape(-1, *[1] * (DR.dim() - 1)), R), selected
 
 
@@ -205,6 +222,9 @@ class LayerUnionCAM(ClassActivationMap):
     Deviations from the paper's text, which leaves these points open: maps are min-max scaled
     before they mask; masking is :math:`I_b + M (I_0 - I_b)`, the paper's product when the baseline
     is the black image (see :func:`captum_unioncam.black_baseline`); a flat union is never selected.
+    Values that rounding alone tells apart are equal, within
+    :data:`captum_unioncam.engine.ties.TIE` units in the last place: gradients at the percentile
+    stay, and of equal betas R's wins.
 
     Cost: one forward with backward, then one masked forward per distinct live channel, and four
     more for :math:`I_b`, D, R and DR.
@@ -373,7 +393,8 @@ class LayerUnionCAM(ClassActivationMap):
                 "what the maps keep scores no more than the baseline alone. The region map is "
                 "returned; return_details=True tells for which examples"
             )
-        L, selected = select(D, R, DR, beta_R, beta_DR)
+        base = scored.baseline.scores[:, 0].to(beta_R)
+        L, selected = select(D, R, DR, beta_R, beta_DR, base)
         D, R, DR = (M.to(state.layer_tensor.dtype) for M in (D, R, DR))
         spent = (*masked.spent, state.scorer_deviation)
         return L, UnionCAMDetails(D, R, DR, beta_D, beta_R, beta_DR, selected, std, *spent)

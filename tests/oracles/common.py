@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+# Values closer than so many units in the last place of double precision are equal: the tolerance
+# that the documentation states.
+TIE = 64 * 2.0**-52
+
 
 class Oracle(NamedTuple):
     """A method of the package, its naive version, and the options to compare them under.
@@ -46,8 +50,16 @@ def logit(net, x, target):
 
 def probability(net, x, target):
     with torch.no_grad():
-        out = torch.exp(net(x))
-    return (out / out.sum(1, keepdim=True))[(0, *target)].item()
+        return softmaxed_output(net(x))[(0, *target)].item()
+
+
+def softmaxed_output(out):
+    """Probabilities over dimension 1, where the output is none yet, nor one value per example."""
+    is_distribution = bool((out >= 0).all()) and bool(((out.sum(1) - 1).abs() < 1e-6).all())
+    if is_distribution or out.shape[1] == 1:
+        return out
+    out = torch.exp(out)
+    return out / out.sum(1, keepdim=True)
 
 
 def upsample(low, size):
@@ -55,5 +67,15 @@ def upsample(low, size):
     return F.interpolate(low[None, None], tuple(size), mode=mode)[0, 0]
 
 
-def min_max(m):
-    return (m - m.min()) / (m.max() - m.min()) if m.max() > m.min() else torch.zeros_like(m)
+def is_zero(difference, *sizes):
+    """Whether a difference of values of these sizes is zero but for rounding."""
+    return abs(float(difference)) <= TIE * max(abs(float(size)) for size in sizes)
+
+
+def is_flat(m, *sizes):
+    """Whether the values of a map, made of others of these sizes, are equal but for rounding."""
+    return is_zero(m.max() - m.min(), m.max(), m.min(), *sizes)
+
+
+def min_max(m, *sizes):
+    return torch.zeros_like(m) if is_flat(m, *sizes) else (m - m.min()) / (m.max() - m.min())

@@ -10,7 +10,15 @@ from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusP
 from captum_unioncam.methods.fd_cam import LayerFDCAM
 from captum_unioncam.methods.fimf_score_cam import LayerFIMFScoreCAM
 from captum_unioncam.methods.recipro_cam import LayerReciproCAM
-from tests.oracles.common import Oracle, activations, activations_and_gradients, min_max
+from tests.oracles.common import (
+    TIE,
+    Oracle,
+    activations,
+    activations_and_gradients,
+    is_zero,
+    min_max,
+    softmaxed_output,
+)
 
 
 def output_with(net, layer, x, features):
@@ -27,8 +35,7 @@ def logit_with(net, layer, x, target, features):
 
 
 def probability_with(net, layer, x, target, features):
-    out = torch.exp(output_with(net, layer, x, features))
-    return (out / out.sum(1, keepdim=True))[(0, *target)].item()
+    return softmaxed_output(output_with(net, layer, x, features))[(0, *target)].item()
 
 
 def ablation_cam(net, layer, x, target):
@@ -123,18 +130,21 @@ def fd_cam(net, layer, x, target, q=0.95):
     A, W = activations_and_gradients(net, layer, x, target)
     y = logit_with(net, layer, x, target, A)
     S, alpha = torch.zeros(2, len(A), dtype=A.dtype)
+    sizes = [abs(y)]
     for k in range(len(A)):
         similarity = [cosine(A[k], A[j]) for j in range(len(A))]
         threshold = np.quantile(similarity, q)
         on, off = torch.zeros_like(A), A.clone()
         for j, c in enumerate(similarity):
-            if c > threshold:
+            if c > threshold + TIE:
                 on[j] = A[j]
                 off[j] = 0
-        S[k] = logit_with(net, layer, x, target, on) + y
-        S[k] -= logit_with(net, layer, x, target, off)
-        alpha[k] = W[k].mean()
-    w = torch.exp(min_max(S)) * min_max(alpha) - 0.5
+        only, without = (logit_with(net, layer, x, target, kept) for kept in (on, off))
+        S[k] = only + y - without
+        sizes += [only, without]
+        alpha[k] = 0 if is_zero(W[k].mean(), W[k].abs().mean()) else W[k].mean()
+    of_alpha = max(w.abs().mean() for w in W)
+    w = torch.exp(min_max(S, *sizes)) * min_max(alpha, of_alpha) - 0.5
     L = torch.zeros_like(A[0])
     for k, a in enumerate(A):
         L += w[k] * a

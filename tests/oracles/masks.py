@@ -17,6 +17,7 @@ from tests.oracles.common import (
     Oracle,
     activations,
     activations_and_gradients,
+    is_flat,
     logit,
     min_max,
     probability,
@@ -42,7 +43,7 @@ def summed(weights, A):
 
 
 def live(A):
-    return [(k, a) for k, a in enumerate(A) if a.max() > a.min()]
+    return [(k, a) for k, a in enumerate(A) if not is_flat(a)]
 
 
 def score_cam(net, layer, x, target, weights="score", baselines=0.0):

@@ -15,6 +15,7 @@ from tests.oracles.common import (
     Oracle,
     activations,
     activations_and_gradients,
+    is_flat,
     logit,
     min_max,
     probability,
@@ -27,7 +28,7 @@ from tests.oracles.union_cam import denoised, scaled, union_cam
 
 def z(values):
     centred = values - values.mean()
-    return centred / centred.pow(2).mean().sqrt() if values.max() > values.min() else centred * 0
+    return centred * 0 if is_flat(values) else centred / centred.pow(2).mean().sqrt()
 
 
 def log_odds(p):
@@ -49,6 +50,8 @@ def ranks(m):
 
 def spanning(masks, count):
     """Masks whose score is least certain, given noisy scores of those before, one by one."""
+    if not masks:
+        return []
     B = torch.stack([m.flatten() for m in masks])
     B = B - B.mean(0)
     G, chosen = B @ B.T, []
@@ -76,7 +79,7 @@ def regression_cam(
     masks = []
     for a in A:
         m = min_max(a)
-        if a.max() > a.min() and not any(torch.equal(m, other) for other in masks):
+        if not is_flat(a) and not any(torch.equal(m, other) for other in masks):
             masks.append(m)
     masks = spanning(masks, pairs)
     rows, p = [], []
@@ -85,6 +88,10 @@ def regression_cam(
         for values, visible in ((m, shown), (1 - m, 1 - shown)):
             rows.append(values.flatten())
             p.append(f(net, masked(x, visible, baselines), target))
+    candidates = [] if prior is None else [scaled(D, size)]
+    if not rows:
+        candidates += [D * 0 for _ in penalties]
+        return candidates[0] if select else candidates[-1]
     X = torch.stack(rows)
     X = X - X.mean(0)
     p = torch.tensor(p, dtype=x.dtype)
@@ -97,7 +104,6 @@ def regression_cam(
     d = z(D.flatten())
     K = torch.eye(len(d), dtype=x.dtype) + 3 * torch.outer(d, d)
     variance = (X @ X.T).diagonal().mean()
-    candidates = [] if prior is None else [scaled(D, size)]
     for penalty in penalties:
         inverse = torch.linalg.inv(X @ K @ X.T / variance + penalty * torch.eye(len(X)).to(X))
         candidates.append((K @ X.T @ inverse @ y / variance).reshape(D.shape))
@@ -125,7 +131,7 @@ def opti_cam(net, layer, x, target, steps=100, rate=0.1, baselines=0.0, score="l
         leaves = [torch.tensor(w, dtype=x.dtype, requires_grad=True) for w in u]
         total = sum(w.exp() for w in leaves)
         up = upsample(sum(w.exp() / total * a for w, a in zip(leaves, A, strict=True)), x.shape[2:])
-        if up.max() == up.min():
+        if is_flat(up.detach()):
             break
         out = net(masked(x, (up - up.min()) / (up.max() - up.min()), baselines))
         out = out.softmax(1) if score == "probability" else out
@@ -191,13 +197,16 @@ def refined_cam(
         u.requires_grad_()
         up = upsample(u, x.shape[2:])
         low, high = up.min().item(), up.max().item()
-        total = gained((up - low) / (high - low), hidden[backgrounds[0]]) / 4
+        shown = up * 0 if is_flat(up.detach()) else (up - low) / (high - low)
+        total = gained(shown, hidden[backgrounds[0]]) / 4
         for n, a in enumerate(areas[step].tolist()):
             q = np.percentile(up.detach(), 100 * (1 - a))
             behind = hidden[backgrounds[(3 * step + n) % len(backgrounds)]]
             total = total + gained(torch.sigmoid((up - q) / 0.25), behind) / 4
         for dim in range(u.dim()):
             count = u.shape[dim] - 1
+            if not count:
+                continue
             step_up = u.narrow(dim, 1, count) - u.narrow(dim, 0, count)
             total = total - 0.3 * (step_up**2).mean()
         (g,) = torch.autograd.grad(-total, u)

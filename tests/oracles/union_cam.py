@@ -1,11 +1,14 @@
 """UnionCAM written down from the paper's equations: one image, one mask, one loop at a time.
 
-Nothing here is shared with the package. Float64, no batching, no merging, no shortcuts.
+Nothing here is shared with the package. Float64, no batching, no merging, no shortcuts. Values
+that rounding alone tells apart are equal, as everywhere in the oracles.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from tests.oracles.common import TIE, is_flat, is_zero, min_max, softmaxed_output
 
 
 def activations_and_gradients(net, layer, x, target, extra=()):
@@ -22,26 +25,25 @@ def upsample(low, size):
     return F.interpolate(low[None, None], tuple(size), mode=mode)[0, 0]
 
 
-def min_max(m):
-    return (m - m.min()) / (m.max() - m.min()) if m.max() > m.min() else torch.zeros_like(m)
-
-
 def scaled(low, size):
     """The layer-size map in the units of its resized version's min-max scaling."""
-    up = upsample(low, size)
-    if low.max() == low.min() or up.max() == up.min():
+    unit = min_max(low)
+    up = upsample(unit, size)
+    if is_flat(up):
         return torch.zeros_like(low)
-    return (low - up.min()) / (up.max() - up.min())
+    return (unit - up.min()) / (up.max() - up.min())
 
 
 def denoised(A, W, theta, denoise_on, alpha):
     L = torch.zeros_like(A[0])
     for a, w in zip(A, W, strict=True):
+        largest = w.abs().max().item()
+        w = torch.where(w.abs() <= TIE * largest, 0, w)
         values = w.flatten().tolist()
         if denoise_on == "positive":
             values = [v for v in values if v > 0] or [0.0]
         p = np.percentile(values, theta)
-        kept = torch.where(w >= p, w, 0).clamp(min=0)
+        kept = torch.where(w >= p - TIE * largest, w, 0).clamp(min=0)
         d = kept.sum() if alpha == "sum" else (kept > 0).sum()
         if d > 0:
             L += kept / d * a
@@ -69,13 +71,13 @@ def union_cam(
         if callable(score):
             out = score(out)
         elif score == "probability":
-            out = torch.exp(out) / torch.exp(out).sum(1, keepdim=True)
+            out = softmaxed_output(out)
         return out[(0, *target)].item()
 
     D = scaled(denoised(A, W, theta, denoise_on, alpha), size)
     weights = {}
     for k, a in enumerate(A):
-        if a.max() > a.min():
+        if not is_flat(a):
             mask = min_max(upsample(a, size))
             weights[k] = logit(mask) if region_weights == "softmax" else f(mask)
     if region_weights == "softmax":
@@ -87,12 +89,17 @@ def union_cam(
     R = scaled(L.clamp(min=0), size)
 
     black = f(torch.zeros(size, dtype=x.dtype))
-    beta_D = f(upsample(D, size)) - black
-    beta_R = f(upsample(R, size)) - black
+
+    def beta(M):
+        shown = f(upsample(M, size))
+        return 0.0 if is_zero(shown - black, shown, black) else shown - black
+
+    beta_D, beta_R = beta(D), beta(R)
     U = (beta_D * D + beta_R * R).clamp(min=0)
     DR = scaled(U if max(beta_D, beta_R) > 0 else U * 0, size)
-    beta_DR = f(upsample(DR, size)) - black
-    union = bool(beta_DR > beta_R and D.any() and DR.any())
+    beta_DR = beta(DR)
+    is_tie = is_zero(beta_DR - beta_R, beta_DR + black, beta_R + black)
+    union = bool(beta_DR > beta_R and not is_tie and D.any() and DR.any())
     return {
         "map": DR if union else R,
         "denoised": D,
