@@ -137,7 +137,7 @@ def check_maskable(
     """
     floats = [x for x in inputs if x.is_floating_point()]
     for x in floats:
-        if x.dim() == maps.dim() and (at := _channels_elsewhere(x, layout, seen)):
+        if x.dim() == maps.dim() and (at := _channels_elsewhere(x, layout, seen, floats)):
             order = {3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, T, H, W)"}[x.dim()]
             raise ValueError(
                 f"the model takes an input of shape {tuple(x.shape)} with its channels in "
@@ -169,13 +169,18 @@ def position_axes(x: Tensor, layout: Layout, seen: ShapesSeen) -> list[tuple[int
     return []
 
 
-def _channels_elsewhere(x: Tensor, layout: Layouts | None, seen: ShapesSeen) -> int | None:
+def _channels_elsewhere(
+    x: Tensor, layout: Layouts | None, seen: ShapesSeen, inputs: Sequence[Tensor] = ()
+) -> int | None:
     """Return the dimension of an input's channels if it is known, and not 1."""
     # Videos may be cut frame by frame.
     channels = seen.takes.get(x.dim(), seen.takes.get(4) if x.dim() == 5 else None)
     if x.dim() == 4 and x.shape[1] in (1, 3):
         return None
     if channels is not None:
+        # The convolution may be another input's.
+        if any(y.dim() == x.dim() and y.shape[1] == channels for y in inputs):
+            return None
         at = [i for i in range(1, x.dim()) if x.shape[i] == channels]
         return at[0] if at and at[0] != 1 else None
     # Without a convolution features come last, as every linear layer has them.
@@ -347,7 +352,7 @@ def _input_sizes(inputs: Sequence[Tensor], seen: ShapesSeen) -> list[Size]:
         elif x.is_floating_point() and x.dim() == 3:
             sizes += [shape[1:], shape[:1]]
         elif x.is_floating_point() and x.dim() in (4, 5):
-            at = _channels_elsewhere(x, None, seen) or 1
+            at = _channels_elsewhere(x, None, seen, inputs) or 1
             sizes.append(shape[: at - 1] + shape[at:])
     return sizes
 

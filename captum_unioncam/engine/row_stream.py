@@ -71,13 +71,7 @@ class RowStream:
             output = self.forward(some, chunk, make)
             for reads, target in zip(found, targets, strict=True):
                 seen = output_as_read(target.functions, output, len(some))
-                if target.functions is None and tuple(seen.shape[1:]) != target.shape:
-                    who = "scorer" if self.request.scorer_is_own else "forward_func"
-                    clean = ", ".join(["rows", *map(str, target.shape)])
-                    raise ValueError(
-                        f"{who} returned shape {tuple(seen.shape)} for masked inputs, but the "
-                        f"clean ones gave ({clean}): the same outputs are needed"
-                    )
+                self.check_outputs(seen, target)
                 reads.append(target.target_score(seen, some))
             bar.update(len(some))
 
@@ -89,6 +83,19 @@ class RowStream:
             (torch.cat([raw for raw, _ in reads]), torch.cat([score for _, score in reads]))
             for reads in found
         ]
+
+    def check_outputs(self, output: Any, target: TargetScores) -> None:
+        """Raise ValueError unless an output is like that of the clean inputs, as a target reads it.
+
+        Callable targets check their own.
+        """
+        if target.functions is None and tuple(output.shape[1:]) != target.shape:
+            who = "scorer" if self.request.scorer_is_own else "forward_func"
+            clean = ", ".join(["rows", *map(str, target.shape)])
+            raise ValueError(
+                f"{who} returned shape {tuple(output.shape)} for masked inputs, but the "
+                f"clean ones gave ({clean}): the same outputs are needed"
+            )
 
     def forward(self, rows: Tensor, chunk: slice, make: Make) -> Any:
         """Run one chunk, of which `rows` are the examples; the output is not checked."""

@@ -35,6 +35,7 @@ NEEDED = (
     "each with one self-attention over all the tokens of its input, as torchvision's "
     "VisionTransformer, timm's ViT and DeiT and transformers' ViT have; "
 )
+APART = "what follows the blocks here depends on more than each row's tokens"
 
 
 class LayerLeGrad(ClassActivationMap):
@@ -169,7 +170,13 @@ def _attention_gradients(
             return torch.cat([*rows, tokens[-1]])
 
         with _in_blocks(request, chain, attention, tokens, weights, stacked):
-            returned = run_forward(request.forward_func, inputs, None, extra)
+            try:
+                returned = run_forward(request.forward_func, inputs, None, extra)
+            except RuntimeError as error:
+                # It ran on the clean inputs: what fails are the rows of several blocks.
+                if not tokens or len(tokens) < len(chain):
+                    raise
+                raise ValueError(f"{NEEDED}{APART}") from error
         rows = torch.arange(count).repeat(len(tokens[kept]) + 1)
         output = output_as_read(request.target, returned, len(rows))
         scores = state.target.raw(output, rows)
@@ -251,6 +258,4 @@ def _check_rows_are_apart(state: LayerState, own: Tensor) -> None:
     expected = state.logits.to(own)
     tolerance = torch.finfo(state.layer_tensor.dtype).eps ** 0.5
     if not bool(((own - expected).abs() <= tolerance * (1 + expected.abs())).all()):
-        raise ValueError(
-            f"{NEEDED}what follows the blocks here depends on more than each row's tokens"
-        )
+        raise ValueError(f"{NEEDED}{APART}")
