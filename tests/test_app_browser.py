@@ -14,6 +14,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("streamlit", reason="the extra app is not installed")
@@ -67,9 +68,24 @@ class Browser:
         self.value(f"{buttons}.find(b => b.innerText.trim() == {label!r}).click()")
 
     def type(self, label, text):
-        self.value(f"document.querySelector('input[aria-label={json.dumps(label)}]').focus()")
+        self.value(f"document.querySelector('input[aria-label={json.dumps(label)}]').select()")
         self("Input.insertText", text=text)
         self.press("Enter")
+
+    def choose(self, label, text):
+        # What is chosen now is part of the label.
+        self.value(f"document.querySelector('input[aria-label$={json.dumps(label)}]').focus()")
+        self("Input.insertText", text=text)
+        self.press("Enter")
+
+    def explain(self, methods):
+        self.value(
+            "[...document.querySelectorAll('details:not([open]) summary')]"
+            ".find(s => s.innerText.includes('Parameters'))?.click()"
+        )
+        self.type("Methods with options", methods)
+        until(lambda: "Press Explain" in self.text())
+        self.click("Explain")
 
     def press(self, key):
         for kind in ("rawKeyDown", "keyUp"):
@@ -99,12 +115,13 @@ def until(holds, seconds=120):
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def address():
+@contextlib.contextmanager
+def served(model):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["app", "--headless", "--port", str(port), "--address", "127.0.0.1"]
+    words = ["app", "--model", model, "--headless"]
+    words += ["--port", str(port), "--address", "127.0.0.1"]
     server = subprocess.Popen(
         [sys.executable, "-m", "captum_unioncam", *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -120,18 +137,44 @@ def address():
     finally:
         # Ending the command ends what it serves.
         server.terminate()
-        server.wait(20)
+        server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def address():
+    with served("demo") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def small_address():
+    with served("tests.test_cli:small_network") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def opened(address, folder):
+    folder.mkdir(exist_ok=True)
+    made = Browser(folder)
+    try:
+        made("Page.navigate", url=address)
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture
 def browser(address, tmp_path):
-    made = Browser(tmp_path)
-    made("Page.navigate", url=address)
-    try:
+    with opened(address, tmp_path) as made:
         until(lambda: "makes this very map" in made.text())
         yield made
-    finally:
-        made.close()
+
+
+@pytest.fixture
+def small_browser(small_address, tmp_path):
+    with opened(small_address, tmp_path) as made:
+        until(lambda: "makes this very map" in made.text())
+        yield made
 
 
 def test_a_picture_is_dropped_explained_and_slid(browser, tmp_path):
@@ -157,20 +200,11 @@ def test_a_broken_file_is_one_sentence(browser, tmp_path):
 
 
 def test_work_is_stopped_and_goes_on(browser):
-    browser.value(
-        "[...document.querySelectorAll('summary')]"
-        ".find(s => s.innerText.includes('Parameters')).click()"
-    )
-    browser.type("Methods with options", "rise:n_masks=6000")
-    until(lambda: "Press Explain" in browser.text())
-    browser.click("Explain")
+    browser.explain("rise:n_masks=6000")
     until(lambda: re.search(r"of about \d+ forwards, \d+ \w+ left", browser.text()))
     browser.click("Stop")
     until(lambda: "Stopped." in browser.text(), 20)
-    browser.value("document.querySelector('input[aria-label=\"Methods with options\"]').select()")
-    browser.type("Methods with options", "layercam")
-    until(lambda: "Press Explain" in browser.text())
-    browser.click("Explain")
+    browser.explain("layercam")
     until(lambda: "LayerCAM" in browser.text() and "makes this very map" in browser.text())
 
 
@@ -182,3 +216,55 @@ def test_a_large_photograph_is_explained(browser, tmp_path):
     until(lambda: "Press Explain" in browser.text())
     browser.click("Explain")
     until(lambda: "load_picture(Path('large.jpg'))" in browser.text())
+
+
+@pytest.mark.exhaustive
+def test_two_pages_take_turns(small_browser, small_address, tmp_path):
+    browser = small_browser
+    browser.explain("rise:n_masks=200000")
+    until(lambda: re.search(r"of about \d+ forwards", browser.text()))
+    with opened(small_address, tmp_path / "other") as other:
+        until(lambda: "waiting for another page to finish" in other.text())
+        browser.click("Stop")
+        until(lambda: "makes this very map" in other.text())
+        assert "Stopped." in browser.text()
+        # Both at once: each has its own.
+        browser.explain("layercam")
+        other.explain("hirescam")
+        for page, own, foreign in (
+            (browser, "LayerCAM", "HiResCAM"),
+            (other, "HiResCAM", "LayerCAM"),
+        ):
+            until(lambda: own in page.text() and "makes this very map" in page.text())  # noqa: B023
+            assert foreign not in page.text()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Names of networks with their files of weights, as they are typed into the page."""
+    timm = pytest.importorskip("timm", reason="the extra models is not installed")
+    transformers = pytest.importorskip("transformers", reason="the extra models is not installed")
+    torch.manual_seed(0)
+    weights, folder = tmp_path / "resnet10t.pth", tmp_path / "vit"
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), weights)
+    config = transformers.ViTConfig(
+        image_size=64, patch_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1},
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return {f"hf:{folder}": "", "timm:resnet10t": str(weights)}
+
+
+@pytest.mark.exhaustive
+def test_networks_are_typed_into_the_page(small_browser, trained):
+    browser = small_browser
+    browser.choose("Network", "another one")
+    until(lambda: "Give the name of a network" in browser.text())
+    for name, weights in trained.items():
+        if weights:
+            browser.type("File of its weights", weights)
+        browser.type("Its name", name)
+        until(lambda: "Press Explain" in browser.text())
+        browser.click("Explain")
+        until(lambda: f"load_network({name!r}" in browser.text())  # noqa: B023
