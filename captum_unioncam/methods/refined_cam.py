@@ -38,7 +38,7 @@ from captum_unioncam.methods.regression_cam import prior_maps, regression_maps
 RATE, BETAS = 0.25, (0.8, 0.99)
 MASKS, AREAS, TEMPERATURE = 3, (0.03, 0.6), 0.25
 # Log-odds beyond which nothing is gained, and the weight of smoothness.
-KEPT, DROPPED, SMOOTHNESS = 6.0, -8.0, 0.3
+KEPT, DROPPED, SMOOTHNESS = 6.0, -8.0, 3.0
 PENALTY = 8.0
 
 
@@ -58,10 +58,10 @@ class LayerRefinedCAM(ClassActivationMap):
     r"""Refined CAM: Adam moves a map so that its masks keep the class and their rest loses it.
 
     .. math::
-        L = \mathrm{minmax}\big(z(u_0) + z(u_T)\big), \qquad
+        L = \mathrm{minmax}\big(z(u_0) + z(u_T)\big)^2, \qquad
         u_{t+1} = \mathrm{Adam}\Big(u_t, \nabla_u \Big[
         \frac{1}{4} \sum_m \min(s(m), 6) - \max(s(1 - m), -8)
-        - 0.3\, R(u) \Big] \Big)
+        - 3\, R(u) \Big] \Big)
 
     with :math:`u_0` the standard scores z of a map to start from, on a grid finer than the layer,
     and s(m) the log-odds of :math:`f_c(I_b + m \odot (I_0 - I_b))`. The four masks m of a step
@@ -77,7 +77,8 @@ class LayerRefinedCAM(ClassActivationMap):
     dropped on the backgrounds it was given, as training measures, and judge it on others.
 
     **Maps are finer than the layer**: of `grid` positions a side, if neither the layer has more
-    nor the input fewer. They span [0, 1] once resized, since no value means "no effect".
+    nor the input fewer. They span [0, 1] once resized, since no value means "no effect". The square
+    keeps the order of the positions and shows half as much.
 
     It is the meaningful perturbation of Fong and Vedaldi (2017, https://arxiv.org/abs/1704.03296)
     in few steps from a good map, with masks of many areas as in Extremal Perturbations (Fong,
@@ -103,7 +104,7 @@ class LayerRefinedCAM(ClassActivationMap):
         "by definition",
     )  # fmt: skip
     is_scaled = True
-    forwards = Forwards("2 × pairs + 8 × steps + 2", 306)
+    forwards = Forwards("2 × pairs + 8 × steps + 2", 338)
 
     def attribute(
         self,
@@ -116,9 +117,9 @@ class LayerRefinedCAM(ClassActivationMap):
         *,
         start: Start = "regression",
         pairs: Count = 128,
-        grid: Count = 14,
-        steps: Count = 6,
-        backgrounds: Backgrounds = ("black", "blur"),
+        grid: Count = 28,
+        steps: Count = 10,
+        backgrounds: Backgrounds = ("black", "blur", "noise", "mean"),
         seed: Seed = 0,
         **options: Unpack[MaskOptions],
     ) -> Attributions:
@@ -132,11 +133,12 @@ class LayerRefinedCAM(ClassActivationMap):
             pairs (int, optional): most channels that the regression scores as masks, each with
                 its complement. Default: 128
             grid (int, optional): positions along each dimension; no less than the layer's, so
-                that 1 stays at its resolution. Default: 14
-            steps (int, optional): steps of Adam. Default: 6
+                that 1 stays at its resolution. Default: 28
+            steps (int, optional): steps of Adam. Default: 10
             backgrounds (tuple[str, ...], optional): names of
                 :data:`captum_unioncam.baselines.BASELINES` that the masks hide the input with;
-                "black" stands for what `baselines` gives. Default: ("black", "blur")
+                "black" stands for what `baselines` gives.
+                Default: ("black", "blur", "noise", "mean")
             seed (int or torch.Generator, optional): seed of the areas. Default: 0
         """
         return self.explain(locals())
@@ -163,7 +165,8 @@ class LayerRefinedCAM(ClassActivationMap):
             turn = [scorers[(step * MASKS + n) % len(scorers)] for n in range(MASKS)]
             u.grad = -ascent(u, areas, [*turn, scorers[0]])
             adam.step()
-        return state.masks.scale_for_resize(first + standard(u))
+        refined = state.masks.scale_for_resize(first + standard(u))
+        return state.masks.scale_for_resize(refined.square())
 
 
 def start_maps(state: LayerState, start: Start, pairs: int, size: Sequence[int]) -> Tensor:
