@@ -16,7 +16,9 @@ def test_it_climbs_what_it_optimises(network):
     net, layer, x = NETWORKS[network]()
     method = LayerRefinedCAM(net, layer)
     start = LayerRegressionCAM(net, layer).attribute(x, TARGETS[network], select=False)
-    attr = method.attribute(x, TARGETS[network], start=start, grid=1, steps=12)
+    attr = method.attribute(
+        x, TARGETS[network], start=start, grid=1, steps=40, backgrounds=("black", "blur")
+    )
     prepared = method.prepare({"inputs": x, "target": TARGETS[network]})
     with measure_layer(prepared.request) as (state,):
         before, after = kept_less_dropped(state, torch.cat([start, attr], dim=1)).unbind(1)

@@ -159,12 +159,16 @@ def noise(x, cells=14):
     return behind
 
 
+def mean_of(x):
+    return x.mean(tuple(range(2, x.dim())), keepdim=True).expand_as(x)
+
+
 def refined_cam(
-    net, layer, x, target, start="regression", pairs=128, grid=14, steps=6,
-    backgrounds=("black", "blur"), seed=0, baselines=0.0, score="probability",
+    net, layer, x, target, start="regression", pairs=128, grid=28, steps=10,
+    backgrounds=("black", "blur", "noise", "mean"), seed=0, baselines=0.0, score="probability",
 ):  # fmt: skip
     A, W = activations_and_gradients(net, layer, x, target)
-    hidden = {"black": baselines, "blur": blurred(x), "noise": noise(x)}
+    hidden = {"black": baselines, "blur": blurred(x), "noise": noise(x), "mean": mean_of(x)}
     if start == "denoised":
         first = denoised(A, W, 10.0, "all", "sum")
     else:
@@ -208,12 +212,12 @@ def refined_cam(
             if not count:
                 continue
             step_up = u.narrow(dim, 1, count) - u.narrow(dim, 0, count)
-            total = total - 0.3 * (step_up**2).mean()
+            total = total - 3 * (step_up**2).mean()
         (g,) = torch.autograd.grad(-total, u)
         m1, m2 = 0.8 * m1 + 0.2 * g, 0.99 * m2 + 0.01 * g**2
         t = step + 1
         u = (u - 0.25 * (m1 / (1 - 0.8**t)) / ((m2 / (1 - 0.99**t)).sqrt() + 1e-8)).detach()
-    return scaled(first + z(u), x.shape[2:])
+    return scaled(scaled(first + z(u), x.shape[2:]) ** 2, x.shape[2:])
 
 
 def selected_cam(
