@@ -25,7 +25,7 @@ pytest.importorskip("streamlit", reason="the extra app is not installed")
 from streamlit.testing.v1 import AppTest
 from streamlit.web import cli as streamlit_cli
 
-from captum_unioncam.app import choices, downloads, main, snippet, work
+from captum_unioncam.app import choices, downloads, inputs, main, snippet, work
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*explains nothing", "ignore:.* is blank")
 
@@ -208,6 +208,8 @@ def test_pictures_over_the_limit_are_refused_before_they_are_decoded(monkeypatch
 
     monkeypatch.setattr(pictures, "MAX_PIXELS", 2_000)
     huge = choices.Picture("huge.png", a_file(), "digest")
+    # Pillow's readers make pictures of their own when they are first imported.
+    Image.init()
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(PictureError, match=r"^huge.png: 60 x 40 pixels is more than the limit of"):
         huge.load()
@@ -389,6 +391,21 @@ def test_pages_take_turns():
     thread.join(10)
     assert order[-1] == "second"
     assert "waiting" in order[: order.index("first")]
+
+
+def test_no_page_waits_for_a_download(monkeypatch):
+    events, load_network, find_layer = [], work.load_network, work.find_layer
+
+    def noted(call, *arguments):
+        events.append((call.__name__, work.TURN.locked()))
+        return call(*arguments)
+
+    monkeypatch.setattr(work, "load_network", lambda *one: noted(load_network, *one))
+    monkeypatch.setattr(work, "find_layer", lambda *one: noted(find_layer, *one))
+    inputs._loaded.clear()
+    inputs._loaded(OWN, "DEFAULT", "cpu")
+    assert events == [("load_network", False), ("find_layer", True)]
+    assert not work.TURN.locked()
 
 
 def test_the_command_listens_on_this_machine_alone(monkeypatch, capsys):

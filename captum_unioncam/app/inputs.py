@@ -14,6 +14,7 @@ from captum_unioncam.app.choices import (
     Settings,
     check_typed,
     has_option,
+    unmarked,
     with_options,
 )
 from captum_unioncam.app.work import Loaded
@@ -125,8 +126,7 @@ def _network(settings: Settings) -> tuple[str, str]:
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the network")
 def _loaded(model: str, weights: str, device: str | None) -> Loaded:
-    with work.my_turn(lambda: None):
-        return work.load(model, weights, device)
+    return work.load(model, weights, device)
 
 
 def _layer(loaded: Loaded) -> str:
@@ -151,7 +151,7 @@ def _classes(loaded: Loaded, picture: Picture, network: tuple[str, str]) -> tupl
         place.empty()
     found: Tensor = kept[key]
     if found.numel() == 1:
-        st.caption(f"{loaded.network.class_name(0)}: {float(found):.3g}")
+        st.caption(f"{unmarked(loaded.network.class_name(0))}: {float(found):.3g}")
         return ()
     ranked = found.argsort(descending=True).tolist()
     chosen = st.multiselect(

@@ -117,24 +117,26 @@ def my_turn(waiting: Callable[[], object]) -> Iterator[None]:
 
 
 def load(model: str, weights: str, device: str | None) -> Loaded:
-    """Load a network and find its layers.
+    """Load a network, and find its layers once no other page works.
 
     Raises:
         NetworkError: if there is no such network, or no such device.
     """
+    # Weights may have to be downloaded first, for which no other page waits.
     network, place = load_network(model, weights), find_device(device)
     network.model.to(place)
     x, _, _ = network.prepare(Image.new("RGB", (320, 240), "grey"))
-    if network.outputs(x.to(place)).dim() > 2:
-        raise NetworkError(
-            f"{network.name} is no classifier; 'unioncam explain --region' explains networks of "
-            "segmentation"
-        )
-    try:
-        found = find_layer(network.model, "auto", x.to(place))
-        suggested, why = found.name, found.why
-    except NetworkError as error:
-        suggested, why = "", str(error)
+    with my_turn(lambda: None):
+        if network.outputs(x.to(place)).dim() > 2:
+            raise NetworkError(
+                f"{network.name} is no classifier; 'unioncam explain --region' explains networks "
+                "of segmentation"
+            )
+        try:
+            found = find_layer(network.model, "auto", x.to(place))
+            suggested, why = found.name, found.why
+        except NetworkError as error:
+            suggested, why = "", str(error)
     others = [name for name, _ in network.model.named_modules() if name and name != suggested]
     layers = (suggested, *others) if suggested else tuple(others)
     return Loaded(network, place, suggested, why, layers)

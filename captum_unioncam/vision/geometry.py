@@ -10,6 +10,8 @@ from torch import Tensor
 Box = tuple[float, float, float, float]
 BoxStep = partial[Any]
 
+# Rows of a picture that a map is laid on at a time.
+BAND = 256
 # Steps of a preprocessing that leave every pixel where it is.
 IN_PLACE = (
     *("PILToTensor", "ToTensor", "ToImage", "ToImageTensor", "ToPureTensor", "ToDtype"),
@@ -117,8 +119,12 @@ def seen_on_picture(
         moved = new_low + (centres - low) * (new_high - new_low) / (high - low)
         grid.append(2 * moved / extent - 1)
     x, y = grid
-    where = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
-    found = torch.nn.functional.grid_sample(
-        heat[None, None].double(), where[None], padding_mode="border", align_corners=False
-    )
-    return found[0, 0].to(heat.dtype), (where.abs() <= 1).all(-1)
+    found = torch.empty(len(y), len(x), dtype=heat.dtype)
+    # In bands: the positions of a large photograph at once would take gigabytes.
+    for rows, band in zip(torch.split(y, BAND), torch.split(found, BAND), strict=True):
+        where = torch.stack([x.expand(len(rows), -1), rows[:, None].expand(-1, len(x))], dim=-1)
+        sampled = torch.nn.functional.grid_sample(
+            heat[None, None].double(), where[None], padding_mode="border", align_corners=False
+        )
+        band.copy_(sampled[0, 0])
+    return found, (y.abs() <= 1)[:, None] & (x.abs() <= 1)
