@@ -78,3 +78,16 @@ def test_a_choice_that_was_not_offered_is_not_taken(name, words, monkeypatch):
 def test_a_typed_name_runs_no_code(name):
     with pytest.raises(NetworkError, match="would run code, which a page does not"):
         check_typed(name, Settings(("demo",)))
+
+
+def marked_network():
+    model, preprocess, _ = small_network()
+    return model, preprocess, ["![](https://a.b/c.png)"] * 3
+
+
+def test_names_of_classes_fetch_nothing(monkeypatch):
+    """Markdown would show a picture from anywhere."""
+    page = a_page(monkeypatch, "--model", "tests.test_app_visitors:marked_network").run()
+    assert errors(page) == []
+    assert page.subheader[0].value.startswith(r"\!\[\]\(https\:\/\/a\.b\/c\.png\): probability ")
+    assert "![](" not in texts(page)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -132,6 +133,17 @@ def check_typed(model: str, settings: Settings) -> str:
         f"{name} would run code, which a page does not: start the app with it, "
         f"'unioncam app --model {name}'"
     )
+
+
+def unmarked(text: str) -> str:
+    r"""Return a text that Markdown shows as it is; names of classes may come from a file.
+
+    Examples::
+
+        >>> print(unmarked("cat ![](https:a)"))
+        cat \!\[\]\(https\:a\)
+    """
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def with_options(specs: Sequence[str], **options: float | str | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import streamlit as st
 
 from captum_unioncam.app import inputs, panels
-from captum_unioncam.app.choices import Choice, Settings, settings_of
+from captum_unioncam.app.choices import Choice, Settings, settings_of, unmarked
 from captum_unioncam.app.work import WAITING, Result, explained, my_turn, time_left
 
 TITLE = "What did the network look at?"
@@ -41,7 +41,7 @@ def page(settings: Settings) -> None:
         st.info("Stopped. Nothing has changed; press Explain to begin again.")
     else:
         st.info("Press Explain to see the maps of what is chosen.")
-        st.image(wanted.picture.load(), caption=wanted.picture.name, width=320)
+        st.image(wanted.picture.load(), caption=unmarked(wanted.picture.name), width=320)
 
 
 def _explain(wanted: inputs.Wanted, results: "OrderedDict[Choice, Result]") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from captum_unioncam.app import downloads
+from captum_unioncam.app.choices import unmarked
 from captum_unioncam.app.work import Result
 from captum_unioncam.comparison.text import choice_of, formatted, heading_of, scorers_told
 from captum_unioncam.visualization.overlay import OPACITY
@@ -39,14 +40,15 @@ def show(result: Result) -> None:
     for number, label in enumerate(comparison.classes[0]):
         share = float(comparison.probabilities[0, number])
         told = f"{share:.1%}" if comparison.quantity == "probability" else formatted(share)
-        st.subheader(f"{result.session.class_name(label)}: {comparison.quantity} {told}")
+        name = unmarked(result.session.class_name(label))
+        st.subheader(f"{name}: {comparison.quantity} {told}")
         _maps(result, number, drawing)
         _modules(result, number, drawing)
         _curves(result, number)
     st.subheader("Take it with you")
     _downloads(result, drawing)
     about = [*result.session.heading().splitlines(), scorers_told(comparison.rows)]
-    st.caption(" · ".join(filter(None, about)))
+    st.caption(unmarked(" · ".join(filter(None, about))))
 
 
 def _maps(result: Result, number: int, drawing: downloads.Drawing) -> None:
