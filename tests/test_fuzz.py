@@ -28,6 +28,8 @@ HARD = {
     1000003: "refinedcam of a flat layer",
     1000139: "refinedcam of one position",
     1000173: "two images, one convolved",
+    2000027: "ties of groupcam",
+    2000226: "ranks of a layer of one row",
 }
 
 

@@ -1,19 +1,22 @@
 """Values that rounding alone tells apart are equal: one bit moves no map."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from captum_unioncam import LayerFDCAM, LayerScoreCAM, LayerUnionCAM
+from captum_unioncam import LayerFDCAM, LayerScoreCAM, LayerUnionCAM, LayerXGradCAM
 from captum_unioncam.engine.maps import (
     extrema,
+    resize,
     scale_for_resize,
     spatial_mean,
     unit_range,
 )
 from captum_unioncam.engine.ties import TIE, first_largest, rounding, settled
+from captum_unioncam.methods.fusion_cam import shares
 from captum_unioncam.methods.union_cam import denoise, select
 from tests.networks import images, seeded
 
@@ -234,3 +237,33 @@ def test_the_first_of_equal_ones_is_the_largest():
     assert first_largest(values, size).tolist() == [1, 3]
     assert first_largest(one_bit(values, (0, 2), UP), size).tolist() == [1, 3]
     assert first_largest(torch.full((1, 3), -torch.inf), size).tolist() == [0]
+
+
+@both_precisions
+@pytest.mark.parametrize("to", [UP, DOWN])
+def test_xgrad_cam_weighs_no_channel_whose_sum_is_rounding(dtype, to):
+    A = torch.tensor([[[0.5, 0.25, -0.75], [0.1, 0.2, 0.3]]], dtype=dtype)
+    W = torch.tensor([[[0.3, 0.1, 0.2], [0.1, 0.1, 0.1]]], dtype=dtype)
+    expected = LayerXGradCAM.cam(None, SimpleNamespace(activations=A, gradients=W))
+    moved = SimpleNamespace(activations=one_bit(A, (0, 0, 2), to), gradients=W)
+    assert moved.activations[0, 0].sum() != 0
+    close(LayerXGradCAM.cam(None, moved), expected)
+    close(expected, 0.1 * A[:, 1:])
+
+
+@both_precisions
+def test_shares_of_fusion_cam_divide_by_no_rounding(dtype):
+    first = torch.tensor([0.3, -0.2, -0.2], dtype=dtype)
+    second = torch.tensor([-0.3, -0.2, -0.3], dtype=dtype)
+    expected = torch.tensor([1.0, 0.5, 1.0], dtype=dtype)
+    for where, to in itertools.product((0, 1), (UP, DOWN)):
+        close(shares(first, one_bit(second, where, to))[0], expected)
+
+
+@both_precisions
+def test_resizing_one_position_makes_no_order(dtype):
+    maps = torch.rand(2, 3, 1, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    resized = resize(maps, (7, 9))
+    assert resized.shape == (2, 3, 7, 9)
+    assert torch.equal(resized, resized[:, :, :1].expand_as(resized))
+    close(resized, nn.functional.interpolate(maps, (7, 9), mode="bilinear"))

@@ -18,8 +18,15 @@ def spatial_dims(maps: Tensor) -> tuple[int, ...]:
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize linearly, bilinearly or trilinearly by rank, as Captum's `interpolate` would."""
-    return F.interpolate(maps, tuple(size), mode=RESIZE_MODES[maps.dim()], align_corners=False)
+    """Resize linearly, bilinearly or trilinearly by rank, as Captum's `interpolate` would.
+
+    Along a dimension of one position the result is exactly constant.
+    """
+    # Interpolated, equal values would differ by rounding, which orders and ranks would follow.
+    single = [n if m > 1 else 1 for m, n in zip(maps.shape[2:], size, strict=True)]
+    resized = F.interpolate(maps, single, mode=RESIZE_MODES[maps.dim()], align_corners=False)
+    whole = (*maps.shape[:2], *size)
+    return resized if resized.shape == whole else resized.expand(whole).contiguous()
 
 
 def min_max(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:

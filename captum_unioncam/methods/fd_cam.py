@@ -91,12 +91,11 @@ class LayerFDCAM(ClassActivationMap):
     def cam(self, state: LayerState, q: Share) -> Tensor:
         A, W = state.activations, state.gradients
         channels = A.shape[1]
-        D = directions(A)
-        # A caller's autocast would round the product of matrices, and with it the groups.
-        with torch.autocast(A.device.type, enabled=False):
-            similarity = D @ D.mT
+        # In double precision few similarities are equal that are not so by themselves.
+        D = directions(A.cpu().double())
+        similarity = D @ D.mT
         of_one = rounding(similarity.new_ones(()))
-        group = similarity > percentile(similarity, 100 * q) + of_one
+        group = (similarity > percentile(similarity, 100 * q) + of_one).to(A.device)
 
         def features(example: int, ids: Tensor) -> Tensor:
             # The second half of the numbers leaves the groups out.

@@ -25,6 +25,8 @@ from captum_unioncam.engine import (
     unit_range,
     weighted_sum,
 )
+from captum_unioncam.engine.maps import extrema
+from captum_unioncam.engine.ties import rounding, settled
 from captum_unioncam.methods.score_cam import Weights, channel_weights
 
 
@@ -38,8 +40,9 @@ def shares(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         >>> shares(torch.tensor([3.0, -1.0, 0.0]), torch.tensor([1.0, -3.0, 0.0]))
         (tensor([0.7500, 1.0000, 0.5000]), tensor([0.2500, 0.0000, 0.5000]))
     """
-    total = first + second
-    larger = (1 + (first - second).sign()) / 2
+    size = torch.maximum(first.abs(), second.abs())
+    total = settled(first + second, size)
+    larger = (1 + settled(first - second, size).sign()) / 2
     share = torch.where(total > 0, first / total.where(total > 0, 1), larger)
     return share, 1 - share
 
@@ -110,7 +113,8 @@ class LayerFusionCAM(ClassActivationMap):
     that, resized linearly, they span [0, 1]; theirs are computed at the input's, which shifts
     the percentile and the fusion slightly. No epsilon in the sum of two scores (theirs is 1e-8):
     where it is not positive, which theirs leaves open, the larger score takes all and equal ones
-    share equally.
+    share equally. Values within rounding (:data:`captum_unioncam.engine.ties.TIE`) are equal: those
+    at the percentile stay, and a sum within it is zero.
 
     Cost: one forward with backward, then one forward per distinct channel that is not flat, and
     four more for :math:`I_b`, D, R and U.
@@ -219,7 +223,7 @@ class LayerFusionCAM(ClassActivationMap):
         A, W, masks = state.activations, state.gradients, state.masks
         scored = state.model_masks if exact else masks
         G = unit_range(weighted_sum(spatial_mean(W), A).relu())
-        D = masks.scale_for_resize(G.where(percentile(G, theta) <= G, 0))
+        D = masks.scale_for_resize(G.where(percentile(G, theta) - rounding(extrema(G)[1]) <= G, 0))
         masked = state.channel_scores(max_masks, tolerance, region_weights)
         w = channel_weights(masked, region_weights)
         R = masks.scale_for_resize(weighted_sum(w, A).relu())

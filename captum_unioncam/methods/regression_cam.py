@@ -26,6 +26,7 @@ from captum_unioncam.engine.given_maps import check_map, given_maps
 from captum_unioncam.engine.mask_pairs import MaskPairs, scored_pairs
 from captum_unioncam.engine.mask_scoring import Finish, min_max_together
 from captum_unioncam.engine.standard_scores import log_odds_of, z_score
+from captum_unioncam.engine.ties import first_largest
 from captum_unioncam.methods.union_cam import denoise
 
 # Variance of the prior's coefficient, where that of a position is 1.
@@ -155,8 +156,8 @@ class LayerRegressionCAM(ClassActivationMap):
             return M[:, :1], RegressionCAMDetails(M, None, torch.zeros(len(M), dtype=torch.long))
         if prior is not None:
             M = torch.cat([state.masks.scale_for_resize(D), M], dim=1)
-        S = kept_less_dropped(state, M)
-        best = S.argmax(1).to(M.device)
+        S, size = kept_less_dropped(state, M)
+        best = first_largest(S, size).to(M.device)
         L = M[torch.arange(len(M), device=M.device), best][:, None]
         return L, RegressionCAMDetails(M, S, best)
 
@@ -198,23 +199,30 @@ def regressed(pairs: MaskPairs, d: Tensor, penalties: Penalties, is_probability:
     return torch.stack(weights) @ XK / variance
 
 
-def kept_less_dropped(state: LayerState, maps: Tensor) -> Tensor:
-    """Return S of maps (N, K, *spatial), (N, K): what they keep scores less what they drop."""
+def kept_less_dropped(state: LayerState, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S of maps (N, K, *spatial), (N, K): what they keep scores less what they drop.
+
+    Returns:
+        *tuple* of S and the largest of the scores that it is summed of, (N, 1), which it rounds
+        with.
+    """
     blurry = state.masks_over(
         tuple(
             blurred(x) if m else 0
             for x, m in zip(state.request.inputs, state.masks.masked, strict=True)
         )
     )
-    S = torch.zeros(maps.shape[:2], dtype=torch.float64)
+    S, largest = torch.zeros(maps.shape[:2], dtype=torch.float64), state.scores[:, None].cpu().abs()
     for scorer, kept in (
         (state.masks, min_max_together),
         (state.masks, ranked),
         (blurry, ranked),
     ):
         for sign, masks in ((1, kept), (-1, complement_of(kept))):
-            S += sign * scorer.score(maps, finish=masks).scores.cpu()
-    return S
+            scores = scorer.score(maps, finish=masks).scores.cpu()
+            S += sign * scores
+            largest = torch.maximum(largest, scores.abs().amax(1, keepdim=True))
+    return S, largest
 
 
 def ranked(resized: list[Tensor]) -> list[Tensor]:

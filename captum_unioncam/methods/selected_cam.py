@@ -23,6 +23,7 @@ from captum_unioncam.engine.area_scores import area_masks, area_scores
 from captum_unioncam.engine.areas import Areas
 from captum_unioncam.engine.cam import Prepared, by_name
 from captum_unioncam.engine.locks import exclusive_use
+from captum_unioncam.engine.ties import first_largest
 from captum_unioncam.methods.pool import Pool, pool_maps, pool_of
 from captum_unioncam.methods.refined_cam import Backgrounds, hiding_with
 from captum_unioncam.methods.union_cam import unite
@@ -84,7 +85,8 @@ class LayerSelectedCAM(ClassActivationMap):
     any attribution of Captum's or map of your own is one. Those on this layer share its clean
     pass and masked forwards. Each keeps its default score unless `score` differs from this
     method's. All are min-max scaled and have the size of the finest. Candidates of exactly the
-    same order of pixels have exactly the same score, and the first of equal scores is selected:
+    same order of pixels have exactly the same score, and the first of equal scores,
+    but for rounding (:data:`captum_unioncam.engine.ties.TIE`), is selected:
     the order of the pool, then of its pairs.
 
     **It optimises what faithfulness metrics measure**: judge it on backgrounds and measures that
@@ -206,7 +208,10 @@ class LayerSelectedCAM(ClassActivationMap):
                 drop = area_scores(scorers, found, keep=False)
                 S = S - drop
         S = S.where(live.cpu(), -torch.inf)
-        # The first of equal ones.
-        best = S.argmax(1).to(M.device)
+        # What S was summed of, which it rounds with.
+        known = state.scores[:, None], masks.baseline.scores, keep, drop, beta
+        sizes = [s.cpu().abs().amax(1) for s in known if s is not None]
+        size = torch.stack(sizes, dim=1).amax(1, keepdim=True).to(state.scores.dtype)
+        best = first_largest(S, size).to(M.device)
         L = M[torch.arange(len(M), device=M.device), best][:, None]
         return L, SelectedCAMDetails(tuple(names), M, S, keep, drop, beta, best)

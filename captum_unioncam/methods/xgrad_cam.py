@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from captum_unioncam.engine import ClassActivationMap, LayerState, Source, quotient, weighted_sum
+from captum_unioncam.engine.ties import settled
 
 
 class LayerXGradCAM(ClassActivationMap):
@@ -13,7 +14,8 @@ class LayerXGradCAM(ClassActivationMap):
         w_k = \frac{\sum_{ij} W_{kij} A_{kij}}{\sum_{ij} A_{kij}}
 
     with A the layer's activations and W the gradients of the target's raw output there. A
-    channel whose activations sum to exactly zero has weight zero. Meant for layers after a ReLU:
+    channel whose activations sum to zero, but for rounding (as after instance norm;
+    :data:`captum_unioncam.engine.ties.TIE`), has weight zero. Meant for layers after a ReLU:
     where activations of both signs nearly cancel, the weight grows without bound.
 
     On a head of global average pooling and one linear layer it equals Grad-CAM.
@@ -38,4 +40,5 @@ class LayerXGradCAM(ClassActivationMap):
 
     def cam(self, state: LayerState) -> Tensor:
         A, W = state.activations, state.gradients
-        return weighted_sum(quotient((W * A).flatten(2).sum(2), A.flatten(2).sum(2)), A)
+        sums = settled(A.flatten(2).sum(2), A.abs().flatten(2).sum(2))
+        return weighted_sum(quotient((W * A).flatten(2).sum(2), sums), A)

@@ -64,7 +64,9 @@ def softmaxed_output(out):
 
 def upsample(low, size):
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[low.dim()]
-    return F.interpolate(low[None, None], tuple(size), mode=mode)[0, 0]
+    # Along a dimension of one position there is nothing to interpolate, nor to round.
+    own = [n if m > 1 else 1 for m, n in zip(low.shape, size, strict=True)]
+    return F.interpolate(low[None, None], own, mode=mode)[0, 0].expand(tuple(size))
 
 
 def is_zero(difference, *sizes):

@@ -13,7 +13,7 @@ from captum_unioncam.methods.layer_cam import LayerCAM
 from captum_unioncam.methods.original_cam import LayerOriginalCAM
 from captum_unioncam.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMPlusPlus
 from captum_unioncam.methods.xgrad_cam import LayerXGradCAM
-from tests.oracles.common import Oracle, activations, activations_and_gradients, upsample
+from tests.oracles.common import Oracle, activations, activations_and_gradients, is_zero, upsample
 
 
 def cam(net, layer, x, target):
@@ -29,7 +29,7 @@ def xgrad_cam(net, layer, x, target):
     A, W = activations_and_gradients(net, layer, x, target)
     L = torch.zeros_like(A[0])
     for a, w in zip(A, W, strict=True):
-        if a.sum() != 0:
+        if not is_zero(a.sum(), a.abs().sum()):
             L += (w * a).sum() / a.sum() * a
     return L
 
@@ -71,7 +71,8 @@ def smooth_grad_cam_plus_plus(net, layer, x, target, n_samples=4, stdev=0.3, see
 def grad_cam(A, W, B=None):
     L = torch.zeros_like(A[0])
     for k, (a, w) in enumerate(zip(A, W, strict=True)):
-        L += w.mean() * (a if B is None else a - B[k])
+        mean = 0 if is_zero(w.mean(), w.abs().mean()) else w.mean()
+        L += mean * (a if B is None else a - B[k])
     return L
 
 

@@ -14,10 +14,12 @@ from captum_unioncam.methods.is_cam import LayerISCAM
 from captum_unioncam.methods.score_cam import LayerScoreCAM
 from captum_unioncam.methods.ss_cam import LayerSSCAM
 from tests.oracles.common import (
+    TIE,
     Oracle,
     activations,
     activations_and_gradients,
     is_flat,
+    is_zero,
     logit,
     min_max,
     probability,
@@ -28,6 +30,11 @@ from tests.oracles.union_cam import scaled
 
 def masked(x, mask, baseline=0.0):
     return baseline + mask * (x - baseline)
+
+
+def mean(w):
+    """The mean of gradients, zero where they cancel but for rounding."""
+    return 0 if is_zero(w.mean(), w.abs().mean()) else w.mean()
 
 
 def softmaxed(scores):
@@ -121,11 +128,11 @@ def group_cam(net, layer, x, target, groups=32, theta=70.0, baselines=None):
     for length in lengths:
         M = torch.zeros_like(A[0])
         for a, w in zip(A[k : k + length], W[k : k + length], strict=True):
-            M += w.mean() * a
+            M += mean(w) * a
         k += length
         M = M.clamp(min=0)
-        M = torch.where(np.percentile(M, theta) < M, M, 0)
-        if M.max() == M.min():
+        M = torch.where(np.percentile(M, theta) + TIE * M.max() < M, M, 0)
+        if is_flat(M):
             continue
         image = masked(x, min_max(upsample(M, size)), baseline)
         alpha = probability(net, image, target) - probability(net, baseline, target)
@@ -139,18 +146,21 @@ def fusion_cam(net, layer, x, target, theta=10.0, region_weights="softmax", base
     black = probability(net, torch.full_like(x, baselines), target)
 
     def beta(M):
-        return probability(net, masked(x, upsample(M, size), baselines), target) - black
+        shown = probability(net, masked(x, upsample(M, size), baselines), target)
+        return 0.0 if is_zero(shown - black, shown, black) else shown - black
 
     def share(one, other):
-        if one + other > 0:
+        if one + other > 0 and not is_zero(one + other, one, other):
             return one / (one + other), other / (one + other)
-        return (0.5, 0.5) if one == other else (float(one > other), float(one < other))
+        if is_zero(one - other, one, other):
+            return 0.5, 0.5
+        return float(one > other), float(one < other)
 
     G = torch.zeros_like(A[0])
     for a, w in zip(A, W, strict=True):
-        G += w.mean() * a
+        G += mean(w) * a
     G = min_max(G.clamp(min=0))
-    D = scaled(torch.where(np.percentile(G, theta) <= G, G, 0), size)
+    D = scaled(torch.where(np.percentile(G, theta) - TIE * G.max() <= G, G, 0), size)
     R = score_cam(net, layer, x, target, weights=region_weights, baselines=baselines)
     R = scaled(R.clamp(min=0), size)
     beta_D, beta_R = share(beta(D), beta(R))
@@ -189,7 +199,7 @@ def feature_cam(net, layer, x, target, edges="sobel", strength=1.0):
     A, W = activations_and_gradients(net, layer, x, target)
     G = torch.zeros_like(A[0])
     for a, w in zip(A, W, strict=True):
-        G += w.mean() * a
+        G += mean(w) * a
     E = min_max(sobel(x[0]) if edges == "sobel" else spread(x)[0, 0])
     return upsample(G, x.shape[2:]) * (1 - strength + strength * E)
 

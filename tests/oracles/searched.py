@@ -16,6 +16,7 @@ from tests.oracles.common import (
     activations,
     activations_and_gradients,
     is_flat,
+    is_zero,
     logit,
     min_max,
     probability,
@@ -29,6 +30,14 @@ from tests.oracles.union_cam import denoised, scaled, union_cam
 def z(values):
     centred = values - values.mean()
     return centred * 0 if is_flat(values) else centred / centred.pow(2).mean().sqrt()
+
+
+def first_best(candidates, scores, sizes):
+    """The first of the candidates whose score equals the largest, but for rounding."""
+    return next(
+        M for M, s in zip(candidates, scores, strict=True) if s >= max(scores) or
+        (s > -math.inf and is_zero(max(scores) - s, *sizes))
+    )  # fmt: skip
 
 
 def log_odds(p):
@@ -111,16 +120,19 @@ def regression_cam(
         return candidates[-len(penalties)]
     blur = blurred(x)
 
+    sizes = [f(net, x, target)]
+
     def S(M):
         v, r, total = min_max(upsample(M, size)), ranks(upsample(M, size)), 0.0
-        if M.max() == M.min():
+        if is_flat(M):
             return 0.0
         for shown, behind in ((v, baselines), (r, baselines), (r, blur)):
-            total += f(net, masked(x, shown, behind), target)
-            total -= f(net, masked(x, 1 - shown, behind), target)
+            keep, drop = (f(net, masked(x, m, behind), target) for m in (shown, 1 - shown))
+            total += keep - drop
+            sizes.extend([keep, drop])
         return total
 
-    return max(candidates, key=S)
+    return first_best(candidates, [S(M) for M in candidates], sizes)
 
 
 def opti_cam(net, layer, x, target, steps=100, rate=0.1, baselines=0.0, score="logit"):
@@ -245,9 +257,13 @@ def selected_cam(
     maps = [m.clamp(min=0) if clip else m for m, clip in zip(maps, signed, strict=True)]
     maps = [scaled(m, size) for m in maps]
 
+    base = f(net, masked(x, torch.zeros(size, dtype=x.dtype), baselines), target)
+    sizes = [f(net, x, target), base]
+
     def beta(m):
         shown = f(net, masked(x, min_max(upsample(m, size)), baselines), target)
-        return shown - f(net, masked(x, torch.zeros(size, dtype=x.dtype), baselines), target)
+        sizes.append(shown)
+        return 0.0 if is_zero(shown - base, shown, base) else shown - base
 
     candidates = list(maps)
     for i in range(len(maps) * unions):
@@ -268,13 +284,14 @@ def selected_cam(
             count = round(a * order.numel())
             shown = (order > 1 - (count - 0.5) / (order.numel() - 1)).to(x.dtype)
             for name in backgrounds:
-                if criterion != "drop_at_area":
-                    total += f(net, masked(x, shown, hidden[name]), target)
-                if criterion != "keep_at_area":
-                    total -= f(net, masked(x, 1 - shown, hidden[name]), target)
+                keep, drop = (
+                    f(net, masked(x, m, hidden[name]), target) for m in (shown, 1 - shown)
+                )
+                total += keep * (criterion != "drop_at_area") - drop * (criterion != "keep_at_area")
+                sizes.extend([keep, drop])
         return total
 
-    return max(candidates, key=S)
+    return first_best(candidates, [S(m) for m in candidates], sizes)
 
 
 ORACLES = {

@@ -6,9 +6,8 @@ that rounding alone tells apart are equal, as everywhere in the oracles.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from tests.oracles.common import TIE, is_flat, is_zero, min_max, softmaxed_output
+from tests.oracles.common import TIE, is_flat, is_zero, min_max, softmaxed_output, upsample
 
 
 def activations_and_gradients(net, layer, x, target, extra=()):
@@ -18,11 +17,6 @@ def activations_and_gradients(net, layer, x, target, extra=()):
     logit = net(x, *extra)[(0, *target)]
     handle.remove()
     return kept[-1][0].detach(), torch.autograd.grad(logit, kept[-1])[0][0]
-
-
-def upsample(low, size):
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[low.dim()]
-    return F.interpolate(low[None, None], tuple(size), mode=mode)[0, 0]
 
 
 def scaled(low, size):
