@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from captum_unioncam.vision.pictures import PictureError, find_pictures, load_picture
 
@@ -160,15 +160,15 @@ def test_compressed_texts_and_profiles_do_not_fill_memory(tmp_path):
         assert peak < 20_000_000
 
 
-def test_what_a_picture_says_of_itself_is_left_behind(tmp_path):
-    told = PngImagePlugin.PngInfo()
-    told.add_text("Comment", "<script>alert(1)</script>")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_what_a_picture_says_of_itself_is_left_behind(kind, tmp_path):
     exif = Image.Exif()
-    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
-    found = read(tmp_path, saved("PNG", pnginfo=told, exif=exif))
-    written = saved("PNG", Image.fromarray(np.asarray(found)))
-    assert b"script" not in written
-    assert b"eXIf" not in written
+    exif[0x010E] = "<script>alert(1)</script>"
+    more = {"comment": "<script>alert(2)</script>"} if kind == "JPEG" else {}
+    content = saved(kind, exif=exif, icc_profile=b"<script>" * 20, **more)
+    assert b"<script>" in content
+    for written in ("PNG", "JPEG", "WEBP", "TIFF"):
+        assert b"<script>" not in saved(written, read(tmp_path, content))
 
 
 def test_a_folder_counts_pictures_alone(tmp_path):

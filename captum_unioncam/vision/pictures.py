@@ -97,7 +97,10 @@ def load_picture(path: Path, file: IO[bytes] | None = None) -> "Image":
                     f"{path}: {width} x {height} pixels is more than {MAX_ASPECT} times as long as "
                     "wide; cut it first"
                 )
-            return on_white(_eight_bits(_upright(image), image.format, path))
+            picture = on_white(_eight_bits(_upright(image), image.format, path))
+            # Comments and profiles would be written with whatever is made of it.
+            picture.info.clear()
+            return picture
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
     except IsADirectoryError:
