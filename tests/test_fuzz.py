@@ -30,6 +30,7 @@ HARD = {
     1000173: "two images, one convolved",
     2000027: "ties of groupcam",
     2000226: "ranks of a layer of one row",
+    3000231: "masks that tell equally much",
 }
 
 

@@ -15,6 +15,7 @@ from captum_unioncam.engine.maps import (
     spatial_mean,
     unit_range,
 )
+from captum_unioncam.engine.mask_pairs import spanning
 from captum_unioncam.engine.ties import TIE, first_largest, rounding, settled
 from captum_unioncam.methods.fusion_cam import shares
 from captum_unioncam.methods.union_cam import denoise, select
@@ -267,3 +268,11 @@ def test_resizing_one_position_makes_no_order(dtype):
     assert resized.shape == (2, 3, 7, 9)
     assert torch.equal(resized, resized[:, :, :1].expand_as(resized))
     close(resized, nn.functional.interpolate(maps, (7, 9), mode="bilinear"))
+
+
+def test_of_masks_that_tell_equally_much_the_first_is_taken():
+    # Two centred masks are each other's negatives: their variances are equal.
+    masks = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for where, to in itertools.product(itertools.product((0, 1), range(6)), (UP, DOWN)):
+        moved = one_bit(masks, where, to)
+        assert torch.equal(spanning(moved, 1), moved[:1])

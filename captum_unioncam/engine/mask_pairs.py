@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captum_unioncam.engine.layer_state import LayerState
 from captum_unioncam.engine.maps import distinct, unit_range
+from captum_unioncam.engine.ties import first_largest
 
 # Of the noise that `spanning` reckons with, as a share of the masks' mean variance.
 NOISE = 1.0
@@ -51,7 +52,7 @@ def spanning(masks: Tensor, count: int, noise: float = NOISE) -> Tensor:
     """Return those of masks (M, P) that span the others, (min(count, M), P).
 
     Greedy pivoted Cholesky of the Gram matrix of the centred masks: next comes the mask that
-    those before it tell least about, each measured with some noise.
+    those before it tell least about, each measured with some noise; the first of equal ones.
 
     Args:
         masks (Tensor): masks, (M, P).
@@ -69,11 +70,13 @@ def spanning(masks: Tensor, count: int, noise: float = NOISE) -> Tensor:
     """
     X = masks - masks.mean(0)
     variance = X.square().sum(1)
+    # What differences of variances round with.
+    size = variance.norm()
     of_noise = noise * variance.mean()
     factors = X.new_zeros(len(X), min(count, len(X)))
     chosen: list[int] = []
     for n in range(factors.shape[1]):
-        pivot = int(variance.argmax())
+        pivot = int(first_largest(variance[None], size))
         column = X @ X[pivot] - factors[:, :n] @ factors[pivot, :n]
         factors[:, n] = column / (column[pivot] + of_noise).sqrt()
         variance = variance - factors[:, n].square()

@@ -73,7 +73,9 @@ def spanning(masks, count):
         return G[k, k] - G[k, chosen] @ known @ G[chosen, k]
 
     while len(chosen) < min(count, len(B)):
-        chosen.append(max(set(range(len(B))) - set(chosen), key=variance))
+        left = {k: variance(k) for k in range(len(B)) if k not in chosen}
+        most = max(left.values())
+        chosen.append(next(k for k, v in left.items() if is_zero(most - v, G.diagonal().norm())))
     return [masks[k] for k in chosen]
 
 
@@ -90,7 +92,8 @@ def regression_cam(
         m = min_max(a)
         if not is_flat(a) and not any(torch.equal(m, other) for other in masks):
             masks.append(m)
-    masks = spanning(masks, pairs)
+    # Of masks that tell equally much the first counts, value by value.
+    masks = spanning(sorted(masks, key=lambda m: m.flatten().tolist()), pairs)
     rows, p = [], []
     for m in masks:
         shown = min_max(upsample(m, size))
