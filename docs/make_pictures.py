@@ -1,7 +1,7 @@
 """Draw every method's map of one photograph: python docs/make_pictures.py [METHOD ...].
 
-Run by hand when a method is added or its maps change; the pictures are committed. SS-CAM and RISE
-need minutes, the others seconds.
+Run by hand when a method is added or its maps change; the pictures are committed. SS-CAM, RISE
+and Extremal Perturbations need minutes, the others seconds.
 """
 
 import sys

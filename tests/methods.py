@@ -14,6 +14,7 @@ QUICK = {
     "augmentedgradcam": {"n_augmentations": 3, "aggregation": "average"},
     "integratedgradcam": {"n_steps": 3},
     "rise": {"n_masks": 12, "cells": 3},
+    "extremalperturbations": {"steps": 2, "areas": (0.1, 0.4), "cells": 4, "sigma": 1.0},
     "sscam": {"n_samples": 2},
     "iscam": {"n_steps": 2},
     "groupcam": {"groups": 3},

@@ -8,6 +8,7 @@ from captum_unioncam.methods.ablation_cam import LayerAblationCAM
 from captum_unioncam.methods.ablation_cam_plus_plus import LayerAblationCAMPlusPlus
 from captum_unioncam.methods.augmented_grad_cam import LayerAugmentedGradCAM
 from captum_unioncam.methods.controls import LayerCenterCAM, LayerOnesCAM, LayerRandomCAM
+from captum_unioncam.methods.extremal_perturbations import ExtremalPerturbations
 from captum_unioncam.methods.fd_cam import LayerFDCAM
 from captum_unioncam.methods.feature_cam import LayerFeatureCAM
 from captum_unioncam.methods.fimf_score_cam import LayerFIMFScoreCAM
@@ -60,6 +61,7 @@ METHODS |= {
     "hirescam": _own(LayerHiResCAM),
     "legrad": _own(LayerLeGrad),
     "rise": _own(RISE),
+    "extremalperturbations": _own(ExtremalPerturbations),
     "scorecam": _own(LayerScoreCAM),
     "sscam": _own(LayerSSCAM),
     "iscam": _own(LayerISCAM),
@@ -85,6 +87,7 @@ METHODS |= {
 __all__ = [
     "METHODS",
     "RISE",
+    "ExtremalPerturbations",
     "LayerAblationCAM",
     "LayerAblationCAMPlusPlus",
     "LayerAugmentedGradCAM",

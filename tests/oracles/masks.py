@@ -103,12 +103,12 @@ def reflected(i, n):
     return i
 
 
-def blurred(x):
-    """A Gaussian of 51 pixels, position by position along each dimension."""
+def blurred(x, reach=25, stdev=50.0):
+    """A Gaussian, of 51 pixels by default, position by position along each dimension."""
     for dim in range(2, x.dim()):
         n = x.shape[dim]
-        half = min(25, n - 1)
-        kernel = [math.exp(-(j**2) / (2 * 50**2)) for j in range(-half, half + 1)]
+        half = min(reach, n - 1)
+        kernel = [math.exp(-(j**2) / (2 * stdev**2)) for j in range(-half, half + 1)]
         rows = []
         for i in range(n):
             near = [x.select(dim, reflected(i + j, n)) for j in range(-half, half + 1)]
