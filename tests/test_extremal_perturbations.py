@@ -5,9 +5,9 @@ import torch
 from captum.attr import PerturbationAttribution
 from torch import nn
 
-from captum_unioncam import ExtremalPerturbations
+from captum_unioncam import METHODS, ExtremalPerturbations
 from captum_unioncam.engine.smooth_masks import SmoothMasks
-from tests.methods import in_turn
+from tests.methods import QUICK, in_turn
 from tests.networks import NETWORKS, TARGETS, images, of_rank
 from tests.oracles.extremal_perturbations import extremal_perturbations
 
@@ -159,6 +159,17 @@ def test_a_scorer_runs_what_needs_no_gradients():
     attr = ExtremalPerturbations(net).attribute(x, 1, scorer=scorer, **options)
     torch.testing.assert_close(attr, ExtremalPerturbations(net).attribute(x, 1, **options))
     assert rows
+
+
+@pytest.mark.parametrize("name", ["extremalperturbations", "opticam", "refinedcam"])
+def test_one_example_in_a_callers_inference_mode(name):
+    # A row that is taken without a copy is the caller's own tensor.
+    net, layer, x = of_rank(1)
+    method = METHODS[name].cls(*(net, layer)[: 1 + METHODS[name].needs_layer])
+    expected = method.attribute(x[:1], 1, **QUICK[name])
+    with torch.inference_mode():
+        attr = method.attribute(x[:1].clone(), 1, **QUICK[name])
+    assert torch.equal(attr, expected)
 
 
 def test_progress_on_request_only(capsys):

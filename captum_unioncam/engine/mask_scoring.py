@@ -238,6 +238,8 @@ class MaskScorer:
         return tuple(masked)
 
     def _laid_out(self, x: Tensor) -> Tensor:
+        # What a caller's inference mode has made cannot be part of a graph.
+        x = x.clone() if x.is_inference() else x
         is_last = self.stream.channels_last and x.dim() == 4
         return x.contiguous(memory_format=torch.channels_last) if is_last else x
 

@@ -30,8 +30,9 @@ class SmoothMasks:
 
     def __init__(self, size: Sequence[int], cells: int, sigma: float, like: Tensor) -> None:
         cell = [math.ceil(n / cells) for n in size]
-        self.size, self.reach = tuple(size), 1 + math.ceil(sigma)
+        self.size = tuple(size)
         self.grid = [math.ceil(n / c) for n, c in zip(size, cell, strict=True)]
+        self.reach = min(1 + math.ceil(sigma), max(self.grid))
         offsets = torch.arange(-self.reach, self.reach + 1).to(like)
         squares = like.new_zeros(())
         # Over the pixels of a cell and the grid points around it, dimension by dimension.

@@ -60,11 +60,12 @@ class ExtremalPerturbations(InputMap):
     that the mask is drawn to its own ranking: its largest values to one, all others to zero.
     A mask is made of values p in [0, 1] on a grid of `cells` cells a side, of which smax takes
     the smooth maximum :math:`\sum v\, e^{20 v} / \sum e^{20 v}` over those near a pixel u, no
-    more than :math:`\lceil \sigma \rceil + 1` cells away along a side. :math:`m \otimes I_0` is
-    the input blurred the more the smaller the mask, between itself at 1 and a Gaussian of 20
-    pixels at 0, linearly between eight blurs; with `baselines` it is :math:`I_b + m \odot (I_0 -
-    I_b)`. f_c is the target's raw output. Gradient ascent with a momentum of 0.9 starts at p = 1,
-    and :math:`\lambda` grows from `area_weight` by the factor :math:`1.0035^{800}`.
+    more than :math:`\lceil \sigma \rceil + 1` cells away along a side, nor than the grid is long.
+    :math:`m \otimes I_0` is the input blurred the more the smaller the mask, between itself at 1
+    and a Gaussian of 20 pixels at 0, linearly between eight blurs; with `baselines` it is
+    :math:`I_b + m \odot (I_0 - I_b)`. f_c is the target's raw output. Gradient ascent with a
+    momentum of 0.9 starts at p = 1, and :math:`\lambda` grows from `area_weight` by the factor
+    :math:`1.0035^{800}`.
 
     **It optimises what faithfulness metrics measure**, the score of a kept area: judge it on
     backgrounds other than blur. **And it climbs from where the whole input is visible**: what ranks

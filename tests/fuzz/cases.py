@@ -40,6 +40,17 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "seed": SEEDS,
         "baselines": BASELINES,
     },
+    "extremalperturbations": {
+        "areas": [(0.5,), (0.25, 0.6)],
+        "steps": [1, 2],
+        "rate": [0.08, 1.0],
+        "cells": [1, 3, 32],
+        "sigma": [0.4, 1.0],
+        "smooth": [0.0, 0.09],
+        "mirror": [False, True],
+        "least_score": [None, 0.0, 100.0],
+        "baselines": BASELINES,
+    },
     "scorecam": {"weights": ["score", "softmax"], "baselines": BASELINES},
     "sscam": {
         "noise_on": ["activations", "mask", "input"],
@@ -126,6 +137,10 @@ IMAGES_ONLY = {"augmentedgradcam", "featurecam"}
 TOKENS_ONLY = {"legrad", "vitreciprocam"}
 
 
+# Methods that came later, and how often they take another's place: seeds keep their cases.
+LATER = {"extremalperturbations": 0.03}
+
+
 class Picked:
     """A callable target: a class of whatever the network returns, less a part of another."""
 
@@ -190,9 +205,11 @@ class Case:
 def method_and_options(draws: Draws, subject: Subject) -> tuple[str, dict[str, Any]]:
     """Return a method, of those that are defined on the network more often, and its options."""
     # What Captum's own Grad-CAM does elsewhere is Captum's.
-    names = [name for name in METHODS if name != "gradcam" or is_defined(name, subject)]
+    known = [name for name in METHODS if name not in LATER]
+    names = [name for name in known if name != "gradcam" or is_defined(name, subject)]
     fitting = [name for name in names if is_defined(name, subject)]
     name = draws.choice("method", fitting if draws.chance("fitting", 0.93) else names)
+    name = next((one for one, part in LATER.items() if draws.chance(one, part)), name)
     options = {}
     for option, values in OPTIONS.get(name, {}).items():
         if draws.chance(f"give {option}", 0.7):
@@ -201,6 +218,10 @@ def method_and_options(draws: Draws, subject: Subject) -> tuple[str, dict[str, A
     for option in ("n_masks", "n_samples", "n_augmentations", "n_steps", "steps"):
         if option in OPTIONS.get(name, {}) and option not in options:
             options[option] = OPTIONS[name][option][-1]
+    if name == "extremalperturbations":
+        # Those of the defaults hold no pixel of few.
+        options.setdefault("areas", (0.5,))
+        options.setdefault("sigma", 1.0)
     if options.get("baselines", 0) is None:
         del options["baselines"]
     return name, options

@@ -12,6 +12,7 @@ from tests.fuzz.cases import Case, is_defined
 from tests.fuzz.networks import Subject, Tokens
 from tests.oracles import features, gradient, masks, searched
 from tests.oracles.common import activations, activations_and_gradients
+from tests.oracles.extremal_perturbations import extremal_perturbations
 from tests.oracles.union_cam import union_cam
 
 ORACLES = {
@@ -24,6 +25,7 @@ ORACLES = {
 CHANGE_INPUTS = {
     *("rise", "scorecam", "sscam", "iscam", "groupcam", "grad++scorecam", "unioncam"),
     *("fusioncam", "opticam", "regressioncam", "refinedcam", "selectedcam"),
+    "extremalperturbations",
 }
 CHANGE_ALL_INPUTS = {"smoothgradcam++", "augmentedgradcam", "integratedgradcam"}
 # Their oracles take the softmax themselves, whatever the network ends in.
@@ -98,6 +100,8 @@ def expected(case: Case, row: int) -> dict[str, Any]:
     if case.name == "rise":
         options["baseline"] = options.pop("baselines", 0.0)
         return {"map": masks.rise(net, x, target, **{"cells": 8, "keep": 0.1, **options})}
+    if case.name == "extremalperturbations":
+        return {"map": extremal_perturbations(net, x, target, **options)}
     if case.name == "cam":
         return {"map": _cam(case, net, layer, x)}
     if case.name in OWN:

@@ -114,7 +114,7 @@ def wrong_calls(case: Case, draws: Draws) -> dict[str, Callable[[], Any]]:
         value = draws.choice(f"nonsense for {name}", NONSENSE)
         if not (name in COUNTS and isinstance(value, int) and value == 10**9):
             calls[f"{name}={value!r:.30}"] = lambda name=name, value=value: call(**{name: value})
-    if case.name == "rise":
+    if not METHODS[case.name].needs_layer:
         calls = {name: one for name, one in calls.items() if "relu" not in name}
     return calls
 

@@ -17,7 +17,7 @@ def extremal_perturbations(
     size = x.shape[2:]
     cell = [math.ceil(n / cells) for n in size]
     grid = [math.ceil(n / c) for n, c in zip(size, cell, strict=True)]
-    reach = math.ceil(sigma) + 1
+    reach = min(math.ceil(sigma) + 1, max(grid))
     stdevs = [20 * (1 - level / 7) for level in range(7)]
     levels = [*(blurred(x, math.ceil(4 * stdev), stdev) for stdev in stdevs), x]
     if baselines is not None:
