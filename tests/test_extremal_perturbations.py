@@ -19,7 +19,7 @@ OPTIONS = [
     {**SMALL, "steps": 5, "rate": 1.0},
     {"steps": 2, "areas": (0.3,), "cells": 5, "sigma": 1.7, "smooth": 0.0, "area_weight": 30.0},
     {**SMALL, "rate": 0.7, "mirror": True, "baselines": -0.5},
-    {**SMALL, "rate": 2.0, "least_score": 0.3, "score": "probability", "smooth": 0.2},
+    {**SMALL, "rate": 0.7, "least_score": 0.3, "score": "probability", "smooth": 0.2},
 ]
 
 
