@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from captum_unioncam.methods.registry import METHODS
 from tests.fuzz.checks import Outcome, run_case
 
 # The cases of one run's seed: as many as a run may ever reach.
@@ -25,15 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to draw new cases")
     parser.add_argument("--seed", type=int, default=0, help="which cases: those of seed N differ")
     parser.add_argument("--case", type=int, action="append", help="run this case alone, in detail")
+    parser.add_argument("--method", choices=list(METHODS), help="one method alone")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.case:
-        return max(_one(seed) for seed in given.case)
-    return _many(given.seed, given.minutes)
+        return max(_one(seed, given.method) for seed in given.case)
+    return _many(given.seed, given.minutes, given.method)
 
 
-def _one(seed: int) -> int:
-    case, outcome = run_case(seed)
+def _one(seed: int, method: str | None) -> int:
+    case, outcome = run_case(seed, method)
     print(f"case {seed}: {case}", file=sys.stderr)
     for text in outcome.undecided:
         print(f"  rounding decides: {text}", file=sys.stderr)
@@ -43,7 +45,7 @@ def _one(seed: int) -> int:
     return 1 if outcome.findings else 0
 
 
-def _many(seed: int, minutes: float) -> int:
+def _many(seed: int, minutes: float, method: str | None) -> int:
     start, counts = time.monotonic(), Counter[str]()
     methods: set[str] = set()
     failed: list[int] = []
@@ -53,7 +55,7 @@ def _many(seed: int, minutes: float) -> int:
     while number == 0 or time.monotonic() - start < 60 * minutes:
         one = seed * CASES + number
         number += 1
-        case, outcome = _guarded(one)
+        case, outcome = _guarded(one, method)
         methods.add(case)
         counts += outcome.counts
         undecided += len(outcome.undecided)
@@ -61,7 +63,8 @@ def _many(seed: int, minutes: float) -> int:
             print(f"rounding decides in case {one} ({case}): {text}", file=sys.stderr)
         if outcome.findings:
             failed.append(one)
-            print(f"FAILED {case}: python -m tests.fuzz --case {one}", file=sys.stderr)
+            repeat = f"--case {one}" + f" --method {case}" * (case in METHODS)
+            print(f"FAILED: python -m tests.fuzz {repeat}", file=sys.stderr)
             for text in outcome.findings:
                 print(f"  {text}", file=sys.stderr)
         if time.monotonic() - shown > 15:
@@ -78,10 +81,10 @@ def _many(seed: int, minutes: float) -> int:
     return 1 if failed or too_many else 0
 
 
-def _guarded(seed: int) -> tuple[str, Outcome]:
+def _guarded(seed: int, method: str | None) -> tuple[str, Outcome]:
     """Run a case; an error of the fuzz's own is a finding too."""
     try:
-        case, outcome = run_case(seed)
+        case, outcome = run_case(seed, method)
     except Exception as error:
         return "no method", Outcome([f"the fuzz itself: {type(error).__name__}: {error}"])
     return case.name, outcome

@@ -137,10 +137,6 @@ IMAGES_ONLY = {"augmentedgradcam", "featurecam"}
 TOKENS_ONLY = {"legrad", "vitreciprocam"}
 
 
-# Methods that came later, and how often they take another's place: seeds keep their cases.
-LATER = {"extremalperturbations": 0.03}
-
-
 class Picked:
     """A callable target: a class of whatever the network returns, less a part of another."""
 
@@ -202,14 +198,17 @@ class Case:
         )
 
 
-def method_and_options(draws: Draws, subject: Subject) -> tuple[str, dict[str, Any]]:
-    """Return a method, of those that are defined on the network more often, and its options."""
+def _method(draws: Draws, subject: Subject) -> str:
+    """Return a method, of those that are defined on the network more often."""
     # What Captum's own Grad-CAM does elsewhere is Captum's.
-    known = [name for name in METHODS if name not in LATER]
-    names = [name for name in known if name != "gradcam" or is_defined(name, subject)]
+    names = [name for name in METHODS if name != "gradcam" or is_defined(name, subject)]
     fitting = [name for name in names if is_defined(name, subject)]
-    name = draws.choice("method", fitting if draws.chance("fitting", 0.93) else names)
-    name = next((one for one, part in LATER.items() if draws.chance(one, part)), name)
+    among = fitting if draws.chance("fitting", 0.93) else names
+    # A method that is added takes its own share of the seeds, and no other changes.
+    return max(among, key=lambda name: draws.of(f"method {name}").random())
+
+
+def _options(draws: Draws, name: str) -> dict[str, Any]:
     options = {}
     for option, values in OPTIONS.get(name, {}).items():
         if draws.chance(f"give {option}", 0.7):
@@ -224,7 +223,7 @@ def method_and_options(draws: Draws, subject: Subject) -> tuple[str, dict[str, A
         options.setdefault("sigma", 1.0)
     if options.get("baselines", 0) is None:
         del options["baselines"]
-    return name, options
+    return options
 
 
 def is_defined(name: str, subject: Subject) -> bool:
@@ -240,10 +239,11 @@ def is_defined(name: str, subject: Subject) -> bool:
     return name != "gradcam" or (subject.layout == "maps" and subject.net.output == "tensor")
 
 
-def case_of(seed: int, subject: Subject) -> Case:
-    """Return the case of a seed on its network."""
+def case_of(seed: int, subject: Subject, name: str | None = None) -> Case:
+    """Return the case of a seed on its network, of a given method or of the one that is drawn."""
     draws = Draws(seed)
-    name, options = method_and_options(draws, subject)
+    name = name or _method(draws, subject)
+    options = _options(draws, name)
     further: dict[str, Any] = {}
     known = METHODS[name].options
     if "layout" in known and draws.chance("say the layout", 0.6):

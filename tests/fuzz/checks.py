@@ -48,9 +48,9 @@ class Failing(Exception):
     """An error of the user's own model."""
 
 
-def run_case(seed: int) -> tuple[Case, Outcome]:
-    """Run all that is checked of a seed's case."""
-    case, outcome = case_of(seed, subject_of(seed)), Outcome()
+def run_case(seed: int, method: str | None = None) -> tuple[Case, Outcome]:
+    """Run all that is checked of a seed's case, of a given method or of the one that is drawn."""
+    case, outcome = case_of(seed, subject_of(seed), method), Outcome()
     draws, subject = Draws(f"{seed} checks"), case.subject
     _in_use(subject.net, subject.inputs, draws)
     for tensor in (*subject.inputs, *subject.extra):
