@@ -15,15 +15,15 @@ from tests.fuzz import checks
 from tests.fuzz.networks import subject_of
 
 ROOT = Path(__file__).parent.parent
-# Cases that once found something, with the method that they found it of, and what it was.
+# Cases in which something was found once, in the package or in an oracle, and what is special.
 HARD = {
     (2, "legrad"): "a second input",
-    (39, "fusioncam"): "ties",
-    (57, "unioncam"): "ties at zero",
-    (68, "fdcam"): "one position",
-    (102, "grad++scorecam"): "ties",
+    (39, "fusioncam"): "a callable target",
+    (57, "unioncam"): "one value and a table",
+    (68, "fdcam"): "scores of every position",
+    (102, "grad++scorecam"): "a scalar",
     (107, "legrad"): "an argument for each row",
-    (109, "unioncam"): "ties of betas",
+    (109, "unioncam"): "one value and softmax weights",
     (141, "iscam"): "another scorer on a flat layer",
     (1000003, "refinedcam"): "a flat layer",
     (1000139, "refinedcam"): "one position",
