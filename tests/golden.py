@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image
 from skimage import data
 
 from captum_unioncam import compare
@@ -28,6 +27,14 @@ SPECS = (
 TOLERANCE = 2e-4
 
 
+def inputs_of(name):
+    """Return the middle of a photograph and a black one as inputs: versions resize differently."""
+    pixels = torch.from_numpy(PHOTOGRAPHS[name]()).permute(2, 0, 1)
+    top, left = ((length - 224) // 2 for length in pixels.shape[1:])
+    middle = pixels[None, :, top : top + 224, left : left + 224].float()
+    return (middle - 127) / 128, torch.full_like(middle, -127 / 128)
+
+
 def maps(photographs=tuple(PHOTOGRAPHS)):
     """Return the maps by photograph and spec, in one thread, on the CPU."""
     network, threads = demo_network(), torch.get_num_threads()
@@ -35,7 +42,7 @@ def maps(photographs=tuple(PHOTOGRAPHS)):
     try:
         made = {}
         for name in photographs:
-            x, black, _ = network.prepare(Image.fromarray(PHOTOGRAPHS[name]()))
+            x, black = inputs_of(name)
             result = compare(
                 {spec: spec for spec in SPECS}, x, "top1", forward_func=network.model,
                 layer=network.model.get_submodule(LAYER), baselines=black, metrics=[],

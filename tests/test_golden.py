@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from PIL import Image
 
 from captum_unioncam import LayerUnionCAM
 from captum_unioncam.engine.layer_state import measure_layer
@@ -46,7 +45,7 @@ CHANGES = {
 def test_a_changed_formula_is_noticed(monkeypatch):
     """Every change is, and the formula written out once more is not."""
     expected, network = golden.kept()["coffee"], demo_network()
-    x, black, _ = network.prepare(Image.fromarray(golden.PHOTOGRAPHS["coffee"]()))
+    x, black = golden.inputs_of("coffee")
     method = LayerUnionCAM(network.model, network.model.get_submodule(golden.LAYER))
     target = int(network.outputs(x).argmax())
     prepared = method.prepare({"inputs": x, "target": target, "baselines": black, "theta": 50})
