@@ -28,7 +28,6 @@ HARD = {
     (1000003, "refinedcam"): "a flat layer",
     (1000139, "refinedcam"): "one position",
     (1000173, "opticam"): "two images of which one is convolved",
-    (2000027, "groupcam"): "ties",
     (2000226, "regressioncam"): "ranks of a layer of one row",
     (3000231, "regressioncam"): "masks that tell equally much",
 }

@@ -24,8 +24,6 @@ from captum_unioncam.engine import (
     spatial_mean,
     weighted_sum,
 )
-from captum_unioncam.engine.maps import extrema
-from captum_unioncam.engine.ties import rounding
 
 
 class GroupCAMDetails(NamedTuple):
@@ -67,8 +65,7 @@ class LayerGroupCAM(ClassActivationMap):
     Deviations: a channel count that the groups do not divide gives near-equal groups, and there
     are at most as many groups as channels; on inputs smaller than 26 pixels a side the Gaussian
     ends where its reflection would; the map has the layer's resolution (resized to the input it
-    is the authors', since resizing is linear). At ``theta=100`` nothing is above the percentile;
-    nor is what equals it but for rounding (:data:`captum_unioncam.engine.ties.TIE`).
+    is the authors', since resizing is linear). At ``theta=100`` nothing is above the percentile.
 
     Cost: one forward with backward, then one forward per group and one for :math:`I_b`.
 
@@ -167,7 +164,6 @@ class LayerGroupCAM(ClassActivationMap):
         A, masks = state.activations, state.masks
         parts = (spatial_mean(state.gradients) * A).tensor_split(min(groups, A.shape[1]), dim=1)
         M = torch.cat([part.sum(1, keepdim=True) for part in parts], dim=1).relu()
-        above = percentile(M, theta) + rounding(extrema(M)[1]) < M
-        m = masks.scale_for_resize(M.where(above, 0))
+        m = masks.scale_for_resize(M.where(percentile(M, theta) < M, 0))
         alpha = masks.score(m, show=True).scores - masks.baseline.scores.to(m.device)
         return weighted_sum(alpha, m), GroupCAMDetails(m, alpha)

@@ -302,7 +302,9 @@ def _head(kind: str, features: Tensor, classes: int, rank: int) -> nn.Module:
     if kind == "scalar":
         return nn.Sequential(nn.Flatten(), nn.Linear(flat, 1), nn.Flatten(0))
     linear = [nn.Flatten(), nn.Linear(flat, classes)]
-    further = {"softmax": [nn.Softmax(1)], "sigmoid": [nn.Sigmoid()]}.get(kind, [])
+    # Sigmoids that saturate may sum to one, as a distribution does.
+    ends = {"softmax": [nn.Softmax(1)], "sigmoid": [nn.Tanh(), nn.Sigmoid()]}
+    further = ends.get(kind, [])
     return nn.Sequential(*linear, *further)
 
 

@@ -131,7 +131,7 @@ def group_cam(net, layer, x, target, groups=32, theta=70.0, baselines=None):
             M += mean(w) * a
         k += length
         M = M.clamp(min=0)
-        M = torch.where(np.percentile(M, theta) + TIE * M.max() < M, M, 0)
+        M = torch.where(np.percentile(M, theta) < M, M, 0)
         if is_flat(M):
             continue
         image = masked(x, min_max(upsample(M, size)), baseline)
