@@ -100,9 +100,9 @@ def wrong_calls(case: Case, draws: Draws) -> dict[str, Callable[[], Any]]:
         if case.indices[0] is not None:
             # A callable target would fail by itself on what it is not made for.
             calls["a scorer of other outputs"] = lambda: call(scorer=_Other(subject.net))
+            calls["a scorer that is NaN"] = lambda: call(scorer=_NotANumber(subject.net))
         calls["a scorer that is none"] = lambda: call(scorer=3)
         calls["a scorer by a wrong name"] = lambda: call(scorer="fastest")
-        calls["a scorer that is NaN"] = lambda: call(scorer=_NotANumber(subject.net))
     if "perturbations_per_eval" in known:
         for rows in (0, -3, 1.5, True, "all"):
             calls[f"perturbations_per_eval={rows!r}"] = lambda rows=rows: call(
