@@ -1,6 +1,7 @@
 """Scores of the inputs with equal areas of maps kept or dropped, equal masks forwarded once."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -56,14 +57,14 @@ def area_masks(
     for n, of_example in enumerate(maps):
         # One example at a time: the order of pixels takes eight bytes for each.
         kept = [masks_at_area(resize(of_example[None], size), areas)[0].bool() for size in sizes]
-        for k, a in torch.cartesian_prod(live[n].cpu().nonzero()[:, 0], torch.arange(len(areas))):
-            own = [masks[k, a] for masks in kept]
-            key = (n, tuple(mask.cpu().numpy().tobytes() for mask in own))
+        told = [masks.cpu().numpy() for masks in kept]
+        for k, a in product(live[n].cpu().nonzero()[:, 0].tolist(), range(len(areas))):
+            key = (n, tuple(masks[k, a].tobytes() for masks in told))
             if key not in known:
                 known[key] = len(rows)
                 rows.append(n)
-                for masks, mask in zip(chosen, own, strict=True):
-                    masks.append(mask)
+                for masks, of_size in zip(chosen, kept, strict=True):
+                    masks.append(of_size[k, a])
             places[n, k, a] = known[key]
     empty = [torch.zeros(0, 1, *size, dtype=torch.bool, device=maps.device) for size in sizes]
     return AreaMasks(

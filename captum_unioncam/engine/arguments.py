@@ -1,5 +1,6 @@
 """Checks of what the user passed, made before anything expensive runs."""
 
+import ast
 import difflib
 import math
 import numbers
@@ -16,6 +17,42 @@ def closest(name: str, names: Iterable[str]) -> str:
     """Return a sentence that points at the names closest to a wrong one, or nothing."""
     found = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; closest: {', '.join(map(repr, found))}" if found else ""
+
+
+def read_options(
+    text: str, name: str, assignments: Iterable[str], known: Iterable[str]
+) -> dict[str, Any]:
+    """Return options written as ``option=value``; values are Python literals or plain words.
+
+    Args:
+        text (str): what the user wrote as a whole.
+        name (str): what takes the options.
+        assignments (Iterable[str]): the parts of the text that set one each.
+        known (Iterable[str]): the options that there are.
+
+    Raises:
+        ValueError: if a part sets no such option, naming the closest ones.
+
+    Examples::
+
+        >>> read_options("unioncam:theta=30:alpha=count", "unioncam", ["theta=30", "alpha=count"],
+        ...              ["theta", "alpha"])
+        {'theta': 30, 'alpha': 'count'}
+    """
+    known, options = list(known), {}
+    for assignment in assignments:
+        option, equals, value = assignment.partition("=")
+        if not equals or option not in known:
+            raise ValueError(
+                f"{text!r}: {assignment!r} is no option=value of {name}{closest(option, known)}; "
+                f"it takes {', '.join(known) or 'none'}"
+            )
+        try:
+            options[option] = ast.literal_eval(value)
+        # It documents them all.
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            options[option] = value
+    return options
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -41,12 +41,24 @@ def extrema(maps: Tensor) -> tuple[Tensor, Tensor]:
     The two are equal for a map that rounding alone makes uneven (`TIE`), which is flat.
     """
     dims = spatial_dims(maps)
-    return _levelled(maps.amin(dims, keepdim=True), maps.amax(dims, keepdim=True))
+    return levelled(maps.amin(dims, keepdim=True), maps.amax(dims, keepdim=True))
 
 
-def _levelled(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    uneven = high - low > rounding(torch.maximum(low.abs(), high.abs()))
-    return low, high.where(uneven, low)
+def levelled(low: Tensor, high: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return extrema that are equal where rounding alone tells them apart.
+
+    Args:
+        low (Tensor): smallest values.
+        high (Tensor): largest values.
+        scale (Tensor, optional): how large what they were made of was. Default: the larger of them
+
+    Examples::
+
+        >>> levelled(torch.tensor([1.0, 1.0]), torch.tensor([1.0 + 1e-6, 2.0]))
+        (tensor([1., 1.]), tensor([1., 2.]))
+    """
+    scale = torch.maximum(low.abs(), high.abs()) if scale is None else scale
+    return low, high.where(high - low > rounding(scale), low)
 
 
 def unit_range(maps: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -60,7 +72,7 @@ def unit_range(maps: Tensor, scale: Tensor | None = None) -> Tensor:
     """
     low, high = extrema(maps)
     if scale is not None:
-        high = high.where(high - low > rounding(scale), low)
+        low, high = levelled(low, high, scale)
     return min_max(maps, low, high)
 
 
@@ -70,7 +82,7 @@ def resized_extrema(resized: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     low, high = ends[0]
     for next_low, next_high in ends[1:]:
         low, high = torch.minimum(low, next_low), torch.maximum(high, next_high)
-    return _levelled(low, high)
+    return levelled(low, high)
 
 
 def scale_for_resize(maps: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from captum_unioncam.engine.maps import quotient
-from captum_unioncam.engine.ties import rounding
+from captum_unioncam.engine.maps import levelled, quotient
 
 # Probabilities in single precision are known this well next to 0 and to 1.
 LEAST, ROUNDING = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).eps
@@ -21,9 +20,8 @@ def z_score(values: Tensor) -> Tensor:
         tensor([[-1.,  1.],
                 [ 0.,  0.]])
     """
-    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    varies = high - low > rounding(torch.maximum(low.abs(), high.abs()))
-    centred = (values - values.mean(-1, keepdim=True)).where(varies, 0)
+    low, high = levelled(values.amin(-1, keepdim=True), values.amax(-1, keepdim=True))
+    centred = (values - values.mean(-1, keepdim=True)).where(high > low, 0)
     return quotient(centred, centred.square().mean(-1, keepdim=True).sqrt())
 
 

@@ -1,9 +1,8 @@
 """Methods named in text: a registry name, a part of what a method unites, options."""
 
-import ast
 from typing import Any, NamedTuple
 
-from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.arguments import closest, read_options
 from captum_unioncam.methods.method import METHODS
 
 
@@ -70,27 +69,9 @@ def parse_spec(text: str) -> Spec:
     if part and part not in has:
         where = f"{name} has {', '.join(has) or 'none'}"
         raise ValueError(f"{text!r}: no part {part!r}; {where}")
-    options = {}
-    for assignment in assignments:
-        option, equals, value = assignment.partition("=")
-        if not equals or option not in METHODS[name].options:
-            known = METHODS[name].options
-            raise ValueError(
-                f"{text!r}: {assignment!r} is no option=value of {name}{closest(option, known)}; "
-                f"it takes {', '.join(known) or 'none'}"
-            )
-        options[option] = _value(value)
-    return Spec(name, part, options)
+    return Spec(name, part, read_options(text, name, assignments, METHODS[name].options))
 
 
 def parts(text: str) -> list[str]:
     """Return what commas separate, without blanks."""
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    # It documents them all.
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text

@@ -1,13 +1,12 @@
 """What every metric is: its function, direction and range as data."""
 
-import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from captum_unioncam.engine.arguments import closest
+from captum_unioncam.engine.arguments import closest, read_options
 from captum_unioncam.metrics.adcc import adcc, coherency, complexity
 from captum_unioncam.metrics.arcc import arcc
 from captum_unioncam.metrics.curves import deletion, insertion
@@ -137,25 +136,9 @@ def metric_of(text: str) -> Metric:
         return metric
     parameters = inspect.signature(metric.function).parameters.values()
     takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    options = {}
-    for assignment in assignments:
-        option, equals, value = assignment.partition("=")
-        if not equals or option not in takes:
-            raise ValueError(
-                f"{text!r}: {assignment!r} is no option=value of {name}{closest(option, takes)}; "
-                f"it takes {', '.join(takes)}"
-            )
-        options[option] = _value(value)
+    options = read_options(text, name, assignments, takes)
     return metric._replace(
         title=" ".join([metric.title, *assignments]),
         function=functools.partial(metric.function, **options),
         options=options,
     )
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    # It documents them all.
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text
